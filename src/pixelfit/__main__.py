@@ -1,0 +1,5 @@
+"""``python -m pixelfit`` is the command ``pixelfit``."""
+
+from pixelfit.cli import main
+
+main()

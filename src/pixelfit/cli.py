@@ -1,0 +1,224 @@
+"""The command line: parse, call, print. Heavy libraries are imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pixelfit.errors import PixelfitError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pixelfit.automl import Run
+    from pixelfit.options import FitOptions
+
+app = typer.Typer(
+    name="pixelfit",
+    help="AutoML for pictures: bring pictures with a number or a label each, and a time budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Named data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+TaskOption = Annotated[
+    Literal["regression", "classification"] | None, typer.Option(help="Force the task; otherwise it is inferred from the target.")
+]
+BudgetOption = Annotated[str | None, typer.Option(help="Time for the whole command, such as 90s, 10m or 1h30m. Default: 10m.")]
+TrialsOption = Annotated[int | None, typer.Option(help="Number of trials. Without --budget the run then repeats exactly.")]
+StepsOption = Annotated[int | None, typer.Option(help="Training steps of each trial, instead of what its time allows.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
+OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+def main() -> None:
+    """Entry point: run the command; a PixelfitError becomes one sentence and exit code 2."""
+    try:
+        app()
+    except PixelfitError as error:
+        sys.stderr.write(f"pixelfit: {error}\n")
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from importlib import metadata
+
+        typer.echo(metadata.version("pixelfit"))
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    source: Annotated[str, typer.Argument(help="A data set's name, a folder with a sub-folder a class, or a CSV file.")],
+    task: TaskOption = None,
+    target: Annotated[str | None, typer.Option(help="The target column of a CSV file.")] = None,
+    budget: BudgetOption = None,
+    trials: TrialsOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of a named data set.")] = None,
+) -> None:
+    """Find the best model for SOURCE, measure it once on unseen pictures, and write a report."""
+    from pixelfit.options import checked_options
+
+    options = checked_options(
+        task=task, target=target, budget=budget, trials=trials, steps=steps, seed=seed, out=out, data_dir=data_dir
+    )
+    _fit(source, options)
+
+
+@app.command()
+def demo(
+    task: Annotated[Literal["regression", "classification"], typer.Option(help="Digits as numbers, or as labels.")] = "regression",
+    budget: Annotated[str, typer.Option(help="Time for the whole command.")] = "2m",
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """Run the whole of pixelfit on 5,000 real handwritten digits. Needs no network."""
+    from pixelfit.options import checked_options
+
+    _fit("mnist-5k", checked_options(task=task, budget=budget, seed=seed, out=out))
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file to write. Default: standard output.")] = None,
+) -> None:
+    """Predict with a finished run's model."""
+    import csv
+    import io
+
+    import pixelfit
+    from pixelfit.files import write_text
+
+    predictor = pixelfit.load(run)
+    raw = predictor.predict_raw(images)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["picture", predictor.target_name, *(f"p_{label}" for label in predictor.classes or ())])
+    for path, label, row in zip(images, predictor.labels(raw).tolist(), raw, strict=True):
+        table.writerow([path, label, *(f"{share:.6g}" for share in row)] if predictor.classes else [path, label])
+    if out is None:
+        typer.echo(text.getvalue(), nl=False)
+    else:
+        write_text(out, text.getvalue())
+        typer.echo(f"Wrote {len(images):,} prediction(s) to {out}.")
+
+
+@app.command()
+def leaderboard(run: RunArgument) -> None:
+    """Show the trials of a run, best first."""
+    import csv
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from pixelfit.errors import RunError
+    from pixelfit.runs import RunFolder
+
+    file = RunFolder.existing(run).path / "leaderboard.csv"
+    if not file.is_file():
+        raise RunError(f"The run in {run} has no leaderboard yet.")
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    shown = [name for name in rows[0] if name not in ("purpose", "ranked_by", "score", "steps", "parameters", "error")]
+    for name in shown:
+        table.add_column(name, justify="left" if name in ("family", "head", "state") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_short(row[name])) for name in shown))
+    console = _console()
+    console.print(table, soft_wrap=not console.is_terminal)
+    for row in rows:
+        if row["error"]:
+            console.print(Text(f"Trial {row['trial']} failed: {row['error']}"))
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Draw a run's report again from its folder."""
+    from pixelfit import report as reports
+    from pixelfit.runs import RunFolder
+
+    folder = RunFolder.existing(run)
+    reports.draw(folder)
+    typer.echo(f"Report: {folder.report_file}")
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the named data sets."""
+    from rich.text import Text
+
+    from pixelfit.data.named import NAMED
+
+    console = _console()
+    for data in NAMED.values():
+        console.print(Text(data.name, style="bold"))
+        for line in (data.what, data.where_from, f"licence: {data.licence}"):
+            console.print(Text(f"  {line}"))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _fit(source: str, options: FitOptions) -> None:
+    import psutil
+
+    started = psutil.Process().create_time()  # the budget counts from the moment the user pressed enter
+    console = _console()
+    from pixelfit.display import Display
+
+    with Display(console, budget_s=options.budget_s, started=started) as display:
+        from pixelfit.automl import fit
+
+        run = fit(source, options, progress=display, started=started)
+    _print_result(console, run)
+
+
+def _print_result(console: Console, run: Run) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pixelfit.display import clock
+    from pixelfit.metrics import TITLES, shown
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in (f"On {run.scores.rows:,} unseen pictures", "value", "95 % interval", "baseline"):
+        table.add_column(name, justify="left" if name.startswith("On") else "right")
+    for name, interval in run.scores.test.items():
+        low, high = shown(name, interval.low), shown(name, interval.high)
+        table.add_row(TITLES[name], shown(name, interval.value), f"{low} – {high}", shown(name, run.scores.baseline[name].value))
+    console.print()
+    console.print(table)
+    console.print()
+    members = ", ".join(f"#{member.trial} {member.model.family} ({member.weight:.0%})" for member in run.predictor.members)
+    if run.interrupted:
+        console.print(Text("Ended early by Ctrl-C: this is the best model until then.", style="yellow"))
+    console.print(Text(f"Model:   {members}"), soft_wrap=True)
+    console.print(Text(f"Report:  {run.folder.report_file}"), soft_wrap=True)
+    console.print(Text(f"Predict: pixelfit predict {run.folder.path} IMAGE..."), soft_wrap=True)
+    console.print(Text(f"Took {clock(run.wall_s)}, {len(run.trials)} trials."))
+
+
+def _short(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text or "–"
+    return text if value == int(value) else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""From whatever the user has to decoded pictures, facts about them, and splits."""

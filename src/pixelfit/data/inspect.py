@@ -1,0 +1,146 @@
+"""What the data are: the task and why, the classes, the sizes, the duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pixelfit.errors import DataError, OptionError
+from pixelfit.types import TASKS, Array, Facts, Ints, Label, Pictures, Table, Task
+
+FEWEST_PICTURES = 10
+# Up to this many distinct whole numbers are taken for labels, unless the user says otherwise.
+_MOST_NUMBERED_CLASSES = 20
+_FEWEST_A_CLASS = 3
+
+
+def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts, Array]:
+    """Find out what the data are, and turn targets into numbers.
+
+    Args:
+        table: every row, readable or not.
+        pictures: the readable pictures.
+        task: what the user forces, or None to infer it from the targets.
+
+    Returns:
+        The facts, and one number for each readable picture: float64 targets for regression, int64 positions in
+        ``facts.classes`` for classification.
+
+    Raises:
+        DataError: fewer than ten pictures, a target missing or not a number, one class or one value only.
+        OptionError: the task is neither regression nor classification.
+    """
+    if task is not None and task not in TASKS:
+        raise OptionError(f"--task {task!r} is neither regression nor classification.")
+    _refuse_missing(table)
+    if len(pictures.rows) < FEWEST_PICTURES:
+        raise DataError(f"{table.name} has {len(pictures.rows)} picture(s); at least {FEWEST_PICTURES} are needed to train and test a model.")
+    numbers, not_number = _as_numbers(table.targets)
+    inferred, reason = _infer_task(table, numbers)
+    if task is None:
+        task = inferred
+    elif task != inferred:
+        reason = f"as asked for; the target alone ({reason}) would have meant {inferred}"
+    else:
+        reason = f"as asked for; the target says the same: {reason}"
+    classes: tuple[Label, ...] | None = None
+    notes: list[str] = []
+    if task == "regression":
+        if numbers is None:
+            raise DataError(
+                f"Row {not_number + 1} of {table.name} ({table.refs[not_number]}) has {table.targets[not_number]!r} "
+                f"in {table.target_name!r}, which is no number; a regression needs numbers (or use --task classification)."
+            )
+        targets: Array = numbers[pictures.rows]
+        if np.ptp(targets) == 0:
+            raise DataError(f"Every target in {table.target_name!r} of {table.name} is {targets[0]:g}: there is nothing to learn.")
+    else:
+        classes, targets = _as_classes(table.targets[pictures.rows], numbers)
+        if len(classes) < 2:
+            raise DataError(f"{table.name} has one class only ({classes[0]!r} in {table.target_name!r}); at least two are needed.")
+        counts = np.bincount(targets, minlength=len(classes))
+        rare = [f"{classes[code]!r} ({counts[code]})" for code in np.flatnonzero(counts < _FEWEST_A_CLASS)]
+        if rare:
+            notes.append(f"Classes with fewer than {_FEWEST_A_CLASS} pictures are in the training set only: {', '.join(rare)}.")
+        if (counts >= _FEWEST_A_CLASS).sum() < 2:
+            raise DataError(f"{table.name} has fewer than two classes with at least {_FEWEST_A_CLASS} pictures: {', '.join(rare)} are too few.")
+    _, sizes = np.unique(duplicate_groups(pictures.store), return_counts=True)
+    heights, widths = pictures.original_sizes[:, 0], pictures.original_sizes[:, 1]
+    whole = numbers is not None and bool((numbers == np.round(numbers)).all())
+    facts = Facts(
+        data=table.name,
+        target_name=table.target_name,
+        task=task,
+        task_reason=reason,
+        rows=len(pictures.rows),
+        spec=pictures.spec,
+        original_height=(int(heights.min()), int(heights.max())),
+        original_width=(int(widths.min()), int(widths.max())),
+        classes=classes,
+        whole_numbers=task == "regression" and whole,
+        distinct_targets=len(np.unique(targets)),
+        target_range=(float(targets.min()), float(targets.max())) if task == "regression" else None,
+        duplicate_groups=int((sizes > 1).sum()),
+        duplicate_rows=int(sizes[sizes > 1].sum()),
+        unreadable=pictures.unreadable,
+        notes=tuple(notes),
+    )
+    return facts, targets
+
+
+def duplicate_groups(store: Array) -> Ints:
+    """For each picture the number of its group: pictures with the same pixels share one. Shape (N,)."""
+    seen: dict[bytes, int] = {}
+    groups = [seen.setdefault(hashlib.blake2b(picture.tobytes(), digest_size=16).digest(), len(seen)) for picture in store]
+    return np.array(groups, dtype=np.int64)
+
+
+def _refuse_missing(table: Table) -> None:
+    missing = [row for row, value in enumerate(table.targets.tolist()) if value is None or value != value]
+    if missing:
+        row = missing[0]
+        raise DataError(
+            f"Row {row + 1} of {table.name} ({table.refs[row]}) has no target in {table.target_name!r} (it is empty or NaN)"
+            + (f", and so have {len(missing) - 1:,} more rows." if len(missing) > 1 else ".")
+        )
+
+
+def _as_numbers(targets: Array) -> tuple[Array | None, int]:
+    """Targets as float64 and -1, or None and the first row that is no finite number."""
+    if targets.dtype.kind in "buif":
+        numbers = targets.astype(np.float64)
+    else:
+        converted = []
+        for row, value in enumerate(targets.tolist()):
+            try:
+                converted.append(float(value))
+            except (TypeError, ValueError):
+                return None, row
+        numbers = np.array(converted, dtype=np.float64)
+    endless = np.flatnonzero(~np.isfinite(numbers))
+    return (None, int(endless[0])) if len(endless) else (numbers, -1)
+
+
+def _infer_task(table: Table, numbers: Array | None) -> tuple[Task, str]:
+    if table.targets_are_folder_names:
+        return "classification", "the targets are the names of folders"
+    if numbers is None:
+        return "classification", f"{table.target_name!r} holds text"
+    distinct = len(np.unique(numbers))
+    if table.targets.dtype.kind == "b":
+        return "classification", f"{table.target_name!r} is true or false"
+    if (numbers != np.round(numbers)).any():
+        return "regression", f"{table.target_name!r} holds numbers with decimals"
+    if distinct <= min(_MOST_NUMBERED_CLASSES, len(numbers) // 5):
+        return "classification", f"{table.target_name!r} has only {distinct} distinct whole numbers"
+    return "regression", f"{table.target_name!r} has {distinct:,} distinct whole numbers"
+
+
+def _as_classes(targets: Array, numbers: Array | None) -> tuple[tuple[Label, ...], Ints]:
+    """The sorted labels, and for each row the position of its label. Labels that are numbers sort as numbers."""
+    values: Sequence[Label] = targets.tolist()
+    labels = sorted(set(values), key=(float if numbers is not None else str))
+    position = {label: code for code, label in enumerate(labels)}
+    return tuple(labels), np.array([position[value] for value in values], dtype=np.int64)

@@ -1,0 +1,106 @@
+"""A run on the terminal: time left, the trial under way, the best so far; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pixelfit.metrics import RANKED_BY, TITLES, shown
+from pixelfit.types import Trial
+
+_REFRESH = 4  # a second: more would take time from training
+_LEAST_COUNTED = 200  # pieces: less work is over before a bar could be read
+
+
+class Display:
+    """Shows a run's progress; use it as a context manager around ``fit``."""
+
+    def __init__(self, console: Console, *, budget_s: float | None, started: float) -> None:
+        self._console = console
+        self._budget_s, self._started = budget_s, started
+        self._trial: tuple[int, str] | None = None
+        self._fraction, self._detail = 0.0, ""
+        self._best: Trial | None = None
+        self._counting: tuple[str, int, int] | None = None
+        self._live = Live(
+            get_renderable=self._panel, console=console, refresh_per_second=_REFRESH, transient=True, redirect_stderr=False
+        )
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._console.print(Text(text))
+
+    def count(self, title: str, done: int, total: int) -> None:
+        """Move the bar of the work under way."""
+        self._counting = (title, done, total) if done < total and total >= _LEAST_COUNTED else None
+
+    def start_trial(self, number: int, title: str) -> None:
+        """Show which trial is under way."""
+        self._trial, self._fraction, self._detail = (number, title), 0.0, ""
+
+    def advance_trial(self, fraction: float, detail: str) -> None:
+        """Move the trial's bar."""
+        self._fraction, self._detail = fraction, detail
+
+    def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
+        """Print the trial's line, and remember the best."""
+        self._trial, self._best = None, best
+        line = Text(f"{self._clock():>7}  #{trial.number:<3} {trial.family:<9} {trial.seconds:6.1f} s  ")
+        if trial.score is None:
+            line.append(f"failed: {trial.error}", style="red")
+        else:
+            line.append(scored(trial))
+            if trial.state != "complete":
+                line.append(f"  {trial.state}", style="dim")
+            if best is not None and best.number == trial.number:
+                line.append("  best so far", style="bold green")
+        self._console.print(line, soft_wrap=True)
+
+    def _clock(self) -> str:
+        return clock(time.time() - self._started)
+
+    def _panel(self) -> RenderableType:
+        rows = Table.grid(padding=(0, 2))
+        elapsed = time.time() - self._started
+        if self._budget_s is not None:
+            left = max(0.0, self._budget_s - elapsed)
+            rows.add_row("Time left", ProgressBar(self._budget_s, min(elapsed, self._budget_s), width=30), clock(left))
+        else:
+            rows.add_row("Time", "", clock(elapsed))
+        if self._counting is not None:
+            title, done, total = self._counting
+            rows.add_row(Text(title), ProgressBar(total, done, width=30), f"{done / total:.0%}")
+        if self._trial is not None:
+            number, title = self._trial
+            rows.add_row(f"Trial {number}", ProgressBar(1.0, self._fraction, width=30), Text(f"{title}  {self._detail}"))
+        if self._best is not None:
+            rows.add_row("Best so far", "", Text(f"#{self._best.number} {self._best.family}, {scored(self._best)}"))
+        return Group(rows, Text("Ctrl-C ends the search and keeps the best model.", style="dim"))
+
+
+def scored(trial: Trial) -> str:
+    """A trial's validation metrics in a line, the one that ranks first."""
+    first = next(name for name in RANKED_BY.values() if name in trial.metrics)
+    others = [name for name in ("rounded_accuracy", "accuracy", "r2") if name in trial.metrics][:1]
+    return ", ".join(f"{TITLES[name]} {shown(name, trial.metrics[name])}" for name in (first, *others))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read a clock: ``4m05s``, ``1h02m05s``."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}h{minute:02d}m{second:02d}s" if hours else f"{minute}m{second:02d}s"

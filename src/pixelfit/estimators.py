@@ -1,0 +1,148 @@
+"""scikit-learn-style estimators over ``automl.fit``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Self
+
+import pandas as pd
+from rich.console import Console
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+
+from pixelfit import metrics
+from pixelfit.automl import Run, fit
+from pixelfit.display import Display
+from pixelfit.options import checked_options
+from pixelfit.progress import Silent
+from pixelfit.types import Array, Task
+
+
+class _ImageEstimator(BaseEstimator):
+    """What both estimators share.
+
+    Args:
+        budget: time for the whole of ``fit``, such as ``"10m"`` or a number of seconds. Default, unless ``trials``
+            is given: ten minutes.
+        trials: number of trials; without ``budget`` the fit then repeats exactly.
+        steps: training steps of each trial, instead of what its time allows.
+        seed: seed of every random choice.
+        out: run folder to make. Default: a new one under ``runs/`` in the current folder.
+        verbose: whether progress is printed.
+    """
+
+    _task: Task
+
+    def __init__(
+        self,
+        *,
+        budget: str | float | None = None,
+        trials: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        out: str | Path | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.budget = budget
+        self.trials = trials
+        self.steps = steps
+        self.seed = seed
+        self.out = out
+        self.verbose = verbose
+
+    def fit(self, X: object, y: object = None, *, target: str | None = None, data_dir: str | Path | None = None) -> Self:
+        """Search for the best model, measure it once on pictures set aside, and write the report.
+
+        Args:
+            X: pictures as an array of shape (N, H, W) or (N, H, W, C), uint8 or float, or a list of N paths; or,
+                without ``y``, anything that ``pixelfit fit`` takes: a folder, a CSV file, a data set's name.
+            y: N targets.
+            target: the target column of a CSV file.
+            data_dir: where the files of a named data set lie.
+
+        Raises:
+            PixelfitError: X or y cannot be used; the message says which row or file, and why.
+        """
+        options = checked_options(
+            task=self._task,
+            budget=self.budget,
+            trials=self.trials,
+            steps=self.steps,
+            seed=self.seed,
+            out=self.out,
+            target=target,
+            data_dir=data_dir,
+        )
+        started = time.time()
+        source = X if y is None and isinstance(X, (str, Path)) else (X, y)
+        shows = Display(Console(highlight=False), budget_s=options.budget_s, started=started) if self.verbose else None
+        with shows or nullcontext():
+            self.run_: Run = fit(source, options, progress=shows or Silent(), started=started)
+        self.predictor_ = self.run_.predictor
+        return self
+
+    def predict(self, X: object) -> Array:
+        """Predictions, shape (N,); X is an array of pictures or a list of paths."""
+        check_is_fitted(self)
+        return self.predictor_.predict(X)
+
+    def leaderboard(self) -> pd.DataFrame:
+        """The trials, best first, a row each."""
+        check_is_fitted(self)
+        return pd.read_csv(self.run_.folder.path / "leaderboard.csv")
+
+    def report(self, path: str | Path) -> Path:
+        """Copy the report to ``path`` and return it."""
+        check_is_fitted(self)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copyfile(self.run_.folder.report_file, path))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model into the folder ``path``, for ``pixelfit.load``."""
+        check_is_fitted(self)
+        self.predictor_.save(Path(path))
+        return Path(path)
+
+
+class ImageRegressor(RegressorMixin, _ImageEstimator):
+    """Predicts a number for each picture.
+
+    After ``fit``: ``predictor_`` is the model, ``run_`` the run with its scores and folder.
+    """
+
+    _task: Task = "regression"
+
+    def score(self, X: object, y: Array) -> float:
+        """R² of the predictions for X against y."""
+        return metrics.r2(_numbers(y), self.predict(X))
+
+
+class ImageClassifier(ClassifierMixin, _ImageEstimator):
+    """Predicts a label for each picture.
+
+    After ``fit``: ``predictor_`` is the model, ``classes_`` its labels, ``run_`` the run with its scores and folder.
+    """
+
+    _task: Task = "classification"
+
+    @property
+    def classes_(self) -> Array:
+        """The labels, in the order of ``predict_proba``'s columns."""
+        check_is_fitted(self, "predictor_")
+        return pd.Series(self.predictor_.classes).to_numpy()
+
+    def predict_proba(self, X: object) -> Array:
+        """Probabilities of the classes in the order of ``classes_``, shape (N, classes)."""
+        check_is_fitted(self)
+        return self.predictor_.predict_proba(X)
+
+    def score(self, X: object, y: Array) -> float:
+        """Share of the pictures X whose predicted label is that in y."""
+        return float((self.predict(X) == pd.Series(y).to_numpy()).mean())
+
+
+def _numbers(y: object) -> Array:
+    return pd.Series(y).to_numpy(dtype="float64")

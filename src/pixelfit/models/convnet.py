@@ -1,0 +1,55 @@
+"""A plain convolutional net: pairs of 3×3 convolutions with batch normalisation, halved in size after each pair."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from pixelfit.models.family import Architecture, Between, Choice, Family
+from pixelfit.types import PictureSpec
+
+SMALLEST_MAP = 4  # pixels a side: a map this small is not halved again
+
+
+def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
+    """``stages`` pairs of convolutions; the first has ``width`` channels and each next one twice as many.
+
+    Pictures above 48 pixels are halved once by a strided first convolution: their finest pixels cost most and say
+    least.
+    """
+    side = min(spec.height, spec.width)
+    channels = spec.channels
+    layers: list[nn.Module] = []
+    if side > 48:
+        layers += _convolution(channels, architecture["width"], stride=2)
+        channels, side = architecture["width"], (side + 1) // 2
+    for stage in range(architecture["stages"]):
+        width = architecture["width"] * 2**stage
+        layers += _convolution(channels, width) + _convolution(width, width)
+        channels = width
+        if side >= 2 * SMALLEST_MAP - 1:
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(architecture["dropout"]), nn.Linear(channels, outputs)]
+    return nn.Sequential(*layers)
+
+
+def _convolution(channels: int, width: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    ]
+
+
+FAMILY = Family(
+    "convnet",
+    "plain convolutional net",
+    build,
+    space={
+        "width": Choice((16, 24, 32), 16),
+        "stages": Choice((3, 4), 3),
+        "dropout": Between(0.0, 0.3, 0.0),
+    },
+    learning_rate=Between(1e-3, 5e-2, 1e-2, log=True),
+    explore_share=0.25,
+)

@@ -1,0 +1,78 @@
+"""What a model family has to say of itself, and the kinds of choices that a search may make for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import nn
+
+from pixelfit.models.heads import Head
+from pixelfit.types import Json, PictureSpec
+
+Architecture: TypeAlias = Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values; ``start`` is the known-good one."""
+
+    values: tuple[str | int | float | bool, ...]
+    start: str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number between ``low`` and ``high``; ``start`` is the known-good one. ``log``: sampled evenly in its logarithm."""
+
+    low: float
+    high: float
+    start: float
+    log: bool = False
+
+
+Dimension: TypeAlias = Choice | Between
+
+
+class Fit(Protocol):
+    """Fits a module without gradients, straight from the pictures."""
+
+    def __call__(
+        self, module: nn.Module, pictures: torch.Tensor, targets: torch.Tensor, *, head: Head, architecture: Architecture, seed: int, time_left: Callable[[], float]
+    ) -> int:
+        """Fit ``module`` in place and return how many steps it took.
+
+        Args:
+            module: what the family's ``build`` made.
+            pictures: normalised floats, shape (N, C, H, W).
+            targets: encoded by ``head``, shape (N,).
+            head: says what the outputs mean.
+            architecture: the family's own choices, as for ``build``.
+            seed: makes the fit repeatable.
+            time_left: seconds left, asked between steps; at 0 the fit ends with what it has.
+        """
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model.
+
+    ``build(spec, outputs, architecture)`` makes a module that maps normalised floats (N, C, H, W) to raw outputs
+    (N, outputs), which the head turns into predictions. Families with ``fit`` are fitted without gradients.
+    """
+
+    name: str
+    what: str
+    build: Callable[[PictureSpec, int, Architecture], nn.Module]
+    space: Mapping[str, Dimension] = field(default_factory=dict)
+    learning_rate: Between = field(default_factory=lambda: Between(1e-4, 1e-1, 1e-2, log=True))
+    fit: Fit | None = None
+    searched: bool = True
+    explore_share: float = 0.1  # of the time for exploring, for the known-good start
+    augmented: bool = True  # whether its training pictures are turned and shifted
+
+    def starting_architecture(self) -> dict[str, Json]:
+        """The known-good architecture."""
+        return {name: dimension.start for name, dimension in self.space.items()}

@@ -1,0 +1,120 @@
+"""A trained model: a module with its head and the way its pictures are prepared, saved without any code in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pixelfit.errors import RunError
+from pixelfit.files import read_json, write_json, written_beside
+from pixelfit.models import FAMILIES
+from pixelfit.models.heads import Head, head_from_json, head_to_json
+from pixelfit.types import Array, Json, PictureSpec
+
+FORMAT = 1
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From stored pictures to what modules take: floats, shape (N, C, H, W), each channel with mean 0 and deviation 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @staticmethod
+    def of(pictures: Array) -> Preparation:
+        """Measure the channels of training pictures, shape (N, H, W, C)."""
+        # Ten thousand pictures fix a mean to far more digits than matter.
+        sample = pictures[:: max(1, len(pictures) // 10_000)].reshape(-1, pictures.shape[3])
+        mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
+        return Preparation(tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std))
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Stored pictures (N, H, W, C) to normalised floats (N, C, H, W), channels-last in memory."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=pictures.device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=pictures.device)
+        return ((pictures.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A module with all that is needed to predict with it."""
+
+    family: str
+    architecture: Mapping[str, Json]
+    spec: PictureSpec
+    preparation: Preparation
+    head: Head
+    module: nn.Module
+
+    @staticmethod
+    def new(family: str, architecture: Mapping[str, Json], spec: PictureSpec, preparation: Preparation, head: Head) -> Model:
+        """An untrained model of the family."""
+        module = FAMILIES[family].build(spec, head.outputs, architecture)
+        return Model(family, architecture, spec, preparation, head, module.to(memory_format=torch.channels_last))
+
+    def parameters(self) -> int:
+        """How many numbers the model holds."""
+        return sum(tensor.numel() for tensor in self.module.state_dict().values())
+
+    @torch.inference_mode()
+    def outputs(self, store: Array, rows: Array | None = None) -> torch.Tensor:
+        """Raw outputs in full precision, shape (N, head.outputs), for all or some rows of pictures (N, H, W, C)."""
+        self.module.eval()
+        device = next(iter(self.module.state_dict().values())).device
+        chosen = np.arange(len(store)) if rows is None else rows
+        parts = []
+        for start in range(0, len(chosen), _BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(store[chosen[start : start + _BATCH]])).to(device)
+            parts.append(self.module(self.preparation(batch)).float().cpu())
+        return torch.cat(parts) if parts else torch.zeros(0, self.head.outputs)
+
+    def predict(self, store: Array, rows: Array | None = None) -> Array:
+        """Predictions: values (N,) for a regression, class probabilities (N, classes) for a classification."""
+        return self.head.predict(self.outputs(store, rows)).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.json`` and ``model.safetensors`` into the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_beside(folder / "model.safetensors") as beside:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in self.module.state_dict().items()}, beside)
+        description = {
+            "format": FORMAT,
+            "family": self.family,
+            "architecture": dict(self.architecture),
+            "spec": asdict(self.spec),
+            "preparation": asdict(self.preparation),
+            "head": head_to_json(self.head),
+        }
+        write_json(folder / "model.json", description)
+
+    @staticmethod
+    def load(folder: Path) -> Model:
+        """Read a saved model; raises RunError if something is missing, cut short or from another version."""
+        try:
+            described = read_json(folder / "model.json")
+            if described.get("format") != FORMAT:
+                raise RunError(f"{folder / 'model.json'} is of format {described.get('format')}; this pixelfit reads format {FORMAT}.")
+            if described["family"] not in FAMILIES:
+                raise RunError(f"{folder / 'model.json'} names the unknown model family {described['family']!r}.")
+            model = Model.new(
+                described["family"],
+                described["architecture"],
+                PictureSpec(**described["spec"]),
+                Preparation(**{name: tuple(values) for name, values in described["preparation"].items()}),
+                head_from_json(described["head"]),
+            )
+            model.module.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise RunError(f"The model in {folder} cannot be loaded: {error}.") from error
+        model.module.to(memory_format=torch.channels_last)
+        model.module.eval()
+        return model

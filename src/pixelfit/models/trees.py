@@ -1,0 +1,152 @@
+"""Extremely randomised trees (Geurts et al. 2006) on the pixels: grown by scikit-learn, kept as plain arrays.
+
+As arrays the forest is saved without pickle, and predicts in the same way as every other model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pixelfit.models.family import Architecture, Choice, Family
+from pixelfit.models.heads import Head
+from pixelfit.types import Array, PictureSpec
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+_LONGEST_SIDE = 28  # pixels: beyond this trees gain little and slow down much
+_MOST_LEAVES = 2048
+_LEAST_PROBABILITY = 1e-3
+_AT_ONCE = 4  # trees between two looks at the clock
+
+
+class Forest(nn.Module):
+    """Decision trees as arrays over all their nodes, one tree after the other.
+
+    A node sends a picture left where its pixel ``feature`` is at most ``threshold``. Leaves point to themselves, so
+    ``depth`` rounds bring every picture to its leaf in every tree.
+    """
+
+    feature: torch.Tensor
+    threshold: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+    value: torch.Tensor
+    roots: torch.Tensor
+    depth: torch.Tensor
+
+    def __init__(self, spec: PictureSpec, outputs: int) -> None:
+        super().__init__()
+        shrink = min(1.0, _LONGEST_SIDE / max(spec.height, spec.width))
+        self.side = (max(1, round(spec.height * shrink)), max(1, round(spec.width * shrink)))
+        self.outputs = outputs
+        for name, dtype in (("feature", torch.int64), ("left", torch.int64), ("right", torch.int64)):
+            self.register_buffer(name, torch.zeros(1, dtype=dtype))
+        self.register_buffer("threshold", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("value", torch.zeros(1, outputs))
+        self.register_buffer("roots", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("depth", torch.zeros((), dtype=torch.int64))
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pixels as the trees see them, shape (N, features)."""
+        return F.adaptive_avg_pool2d(pictures, self.side).flatten(1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, outputs): the mean over trees; as logarithms of probabilities for several outputs."""
+        features = self.features(pictures).double()
+        node = self.roots.expand(len(features), -1)
+        for _ in range(int(self.depth)):
+            goes_left = features.gather(1, self.feature[node]) <= self.threshold[node]
+            node = torch.where(goes_left, self.left[node], self.right[node])
+        mean = self.value[node].mean(dim=1)
+        return mean.clamp_min(_LEAST_PROBABILITY).log() if self.outputs > 1 else mean
+
+    def set_nodes(self, arrays: dict[str, torch.Tensor]) -> None:
+        """Take over arrays of any length; the buffers' shapes follow."""
+        for name, array in arrays.items():
+            setattr(self, name, array)
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *rest: object) -> None:
+        # The number of nodes is known only from the file, so the buffers take its shapes before torch compares them.
+        self.set_nodes({name: torch.empty_like(state_dict[prefix + name]) for name in self._buffers if prefix + name in state_dict})
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+
+
+def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
+    """A forest without nodes."""
+    return Forest(spec, outputs)
+
+
+def fit(
+    module: nn.Module, pictures: torch.Tensor, targets: torch.Tensor, *, head: Head, architecture: Architecture, seed: int, time_left: Callable[[], float]
+) -> int:
+    """Grow trees a few at a time until there are enough or time is up."""
+    assert isinstance(module, Forest)
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor  # a second to load: not needed to predict
+
+    features = module.features(pictures).numpy()
+    kind = ExtraTreesClassifier if head.outputs > 1 else ExtraTreesRegressor
+    grower = kind(
+        n_estimators=0,
+        min_samples_leaf=architecture["smallest_leaf"],
+        max_features="sqrt" if head.outputs > 1 else 1 / 3,
+        max_leaf_nodes=_MOST_LEAVES,
+        warm_start=True,
+        n_jobs=-1,
+        random_state=seed,
+    )
+    while len(getattr(grower, "estimators_", ())) < architecture["trees"]:
+        grower.n_estimators += min(_AT_ONCE, architecture["trees"] - grower.n_estimators)
+        grower.fit(features, targets.numpy())
+        if time_left() <= 0:
+            break
+    module.set_nodes(_as_arrays(grower, head.outputs))
+    return len(grower.estimators_)
+
+
+def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int) -> dict[str, torch.Tensor]:
+    parts: dict[str, list[Array]] = {name: [] for name in ("feature", "threshold", "left", "right", "value")}
+    roots, offset = [], 0
+    for estimator in grower.estimators_:
+        tree = estimator.tree_
+        here = np.arange(tree.node_count)
+        leaf = tree.children_left < 0
+        parts["feature"].append(np.where(leaf, 0, tree.feature))
+        parts["threshold"].append(tree.threshold)
+        parts["left"].append(np.where(leaf, here, tree.children_left) + offset)
+        parts["right"].append(np.where(leaf, here, tree.children_right) + offset)
+        parts["value"].append(_node_values(tree.value[:, 0, :], grower, outputs))
+        roots.append(offset)
+        offset += tree.node_count
+    depth = max(estimator.tree_.max_depth for estimator in grower.estimators_)
+    arrays = {name: torch.from_numpy(np.concatenate(pieces)) for name, pieces in parts.items()}
+    arrays["value"] = arrays["value"].float()
+    return {**arrays, "roots": torch.tensor(roots), "depth": torch.tensor(depth)}
+
+
+def _node_values(values: Array, grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int) -> Array:
+    if outputs == 1:
+        return values
+    full = np.zeros((len(values), outputs))
+    full[:, grower.classes_] = values / values.sum(axis=1, keepdims=True)  # a class never seen stays at 0
+    return full
+
+
+FAMILY = Family(
+    "trees",
+    "extremely randomised trees on the pixels",
+    build,
+    space={
+        "trees": Choice((50, 100, 200), 100),
+        "smallest_leaf": Choice((1, 2, 5), 1),
+    },
+    fit=fit,
+    explore_share=0.1,
+    augmented=False,
+)

@@ -1,0 +1,51 @@
+"""What a user may choose for a run, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pixelfit.deadline import parse_budget
+from pixelfit.errors import OptionError, PixelfitError
+from pixelfit.types import Task
+
+DEFAULT_BUDGET_S = 600.0
+
+
+class FitOptions(BaseModel):
+    """The options of ``fit``; the same for the command line and the estimators.
+
+    With neither ``budget`` nor ``trials`` the budget is ten minutes. With ``trials`` alone no clock is looked at, so
+    that the run can be repeated to the last digit; with both, the budget is an upper bound.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task | None = None
+    target: str | None = None
+    budget: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_budget(value))] = None
+    trials: Annotated[int | None, Field(ge=1)] = None
+    steps: Annotated[int | None, Field(ge=1)] = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    out: Path | None = None
+    data_dir: Path | None = None
+
+    @property
+    def budget_s(self) -> float | None:
+        """Seconds that the whole run may take; None where only the number of trials counts."""
+        return DEFAULT_BUDGET_S if self.budget is None and self.trials is None else self.budget
+
+
+def checked_options(**chosen: object) -> FitOptions:
+    """Options from what the user wrote; raises OptionError naming the first that cannot be used."""
+    try:
+        return FitOptions.model_validate({name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, PixelfitError):
+            raise cause from None
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise OptionError(f"{option} {first['input']!r} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None

@@ -1,0 +1,214 @@
+"""The run folder: everything about a run, in files that a kill at any moment leaves readable."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from pixelfit.errors import RunError
+from pixelfit.files import read_json, write_json, write_text, written_beside
+from pixelfit.types import Array, Examples, Facts, Json, Picture, PictureSpec, Scores, Trial
+
+LEADERBOARD_COLUMNS = (
+    "rank", "trial", "family", "head", "purpose", "state", "ranked_by", "score", "weight", "epochs", "steps", "seconds",
+    "parameters", "predict_ms", "error",
+)  # fmt: skip
+
+
+class Saveable(Protocol):
+    """Anything that can write itself into a folder."""
+
+    def save(self, folder: Path) -> None:
+        """Write into the folder."""
+
+
+class RunFolder:
+    """A run's folder. Methods write or read one thing each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def create(path: Path) -> RunFolder:
+        """Make the folder; raises RunError if something is in the way."""
+        refuse_taken(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
+        return RunFolder(path)
+
+    @staticmethod
+    def existing(path: Path) -> RunFolder:
+        """A folder that holds a run; raises RunError if it does not."""
+        if not (path / "run.json").is_file():
+            raise RunError(f"{path} is no run folder (there is no run.json in it).")
+        return RunFolder(path)
+
+    @property
+    def study_file(self) -> Path:
+        """The search's database: a journal that is only ever appended to."""
+        return self.path / "study.log"
+
+    @property
+    def model_folder(self) -> Path:
+        """The final predictor."""
+        return self.path / "model"
+
+    @property
+    def report_file(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    def trial_folder(self, number: int) -> Path:
+        """Everything about one trial."""
+        return self.path / "trials" / f"{number:04d}"
+
+    def write_run(self, description: Json) -> None:
+        """What was asked for and where it runs."""
+        write_json(self.path / "run.json", description)
+
+    def write_data(self, facts: Facts, description: Json) -> None:
+        """What the data are and how they were split."""
+        write_json(self.path / "data.json", {"facts": asdict(facts), **description})
+
+    def write_trial(self, trial: Trial, history: Json, model: Saveable | None, validation: Array | None) -> None:
+        """One ended trial: its record last, so that a trial with a record is whole."""
+        folder = self.trial_folder(trial.number)
+        if model is not None and validation is not None:
+            model.save(folder)
+            with written_beside(folder / "validation.npy") as beside, beside.open("wb") as file:
+                np.save(file, validation, allow_pickle=False)
+        write_json(folder / "history.json", history)
+        write_json(folder / "trial.json", asdict(trial))
+
+    def validation_predictions(self, trial: Trial) -> Array:
+        """What the trial's model predicts for the validation set."""
+        predictions: Array = np.load(self.trial_folder(trial.number) / "validation.npy", allow_pickle=False)
+        return predictions
+
+    def write_leaderboard(self, trials: Sequence[Trial], ranked_by: str, weights: Mapping[int, float]) -> None:
+        """``leaderboard.csv``: the trials, best first, with every validation metric."""
+        ranked = rank(trials)
+        names = sorted({name for trial in trials for name in trial.metrics})
+        out = io.StringIO()
+        table = csv.DictWriter(out, [*LEADERBOARD_COLUMNS, *(f"val_{name}" for name in names)], lineterminator="\n")
+        table.writeheader()
+        for place, trial in enumerate(ranked, start=1):
+            row = {name: getattr(trial, name) for name in LEADERBOARD_COLUMNS if hasattr(trial, name)}
+            row |= {"rank": place, "trial": trial.number, "head": trial.recipe["head"], "ranked_by": ranked_by}
+            row |= {"weight": round(weights.get(trial.number, 0.0), 6), "seconds": round(trial.seconds, 2)}
+            row |= {f"val_{name}": value for name, value in trial.metrics.items()}
+            table.writerow(row)
+        write_text(self.path / "leaderboard.csv", out.getvalue())
+
+    def write_predictions(self, name: str, facts: Facts, examples: Examples, raw: Array) -> None:
+        """``predictions/NAME.csv``: a row a picture with its target and prediction, and each class's probability."""
+        classes = facts.classes
+        header = ["picture", "target", "prediction", *(f"p_{label}" for label in classes or ())]
+        out = io.StringIO()
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(header)
+        for ref, target, value in zip(examples.refs, examples.targets.tolist(), raw.tolist(), strict=True):
+            if classes is None:
+                table.writerow([ref, target, value])
+            else:
+                table.writerow([ref, classes[target], classes[int(np.argmax(value))], *(f"{share:.6g}" for share in value)])
+        write_text(self.path / "predictions" / f"{name}.csv", out.getvalue())
+
+    def write_pictures(self, pictures: Sequence[Picture], spec: PictureSpec) -> None:
+        """``pictures/``: what the report shows, as PNG files with a list of what is known of each."""
+        listed = []
+        folder = self.path / "pictures"
+        for place, item in enumerate(pictures):
+            name = f"{item.kind}-{place:03d}.png"
+            with written_beside(folder / name) as beside:
+                _drawable(item.picture, spec).save(beside, format="PNG")
+            listed.append(
+                {
+                    "file": name,
+                    "kind": item.kind,
+                    "ref": item.ref,
+                    "target": item.target,
+                    "prediction": item.prediction,
+                    "note": item.note,
+                }
+            )
+        write_json(folder / "pictures.json", listed)
+
+    def write_timeline(self, phases: Mapping[str, float], *, interrupted: bool) -> None:
+        """Seconds that each phase before the report took."""
+        write_json(self.path / "timeline.json", {"seconds": dict(phases), "interrupted": interrupted})
+
+    def write_scores(self, facts: Facts, scores: Scores, *, seed: int, budget_s: float | None, wall_s: float) -> None:
+        """``scores.json``: the figures that count."""
+        record = {
+            "task": facts.task,
+            "seed": seed,
+            "budget_s": budget_s,
+            "wall_s": round(wall_s, 3),
+            "data": facts.data,
+            "rows": scores.rows,
+            "test": {name: asdict(interval) for name, interval in scores.test.items()},
+            "baseline": {name: asdict(interval) for name, interval in scores.baseline.items()},
+            "classes": facts.classes,
+            "confusion": scores.confusion,
+        }
+        write_json(self.path / "scores.json", record)
+
+    def read(self, name: str) -> Json:
+        """One of the folder's JSON files; raises RunError if the run did not come so far, or the file is damaged."""
+        file = self.path / name
+        if not file.is_file():
+            raise RunError(f"The run in {self.path} is not finished: it has no {name}.")
+        try:
+            return read_json(file)
+        except ValueError as error:
+            raise RunError(f"{file} is damaged: {error}.") from error
+
+    def read_trials(self) -> list[Json]:
+        """The records of all ended trials, in order, each with its ``history``."""
+        records = []
+        for file in sorted(self.path.glob("trials/*/trial.json")):
+            name = file.relative_to(self.path)
+            records.append({**self.read(str(name)), "history": self.read(str(name.with_name("history.json")))})
+        return records
+
+
+def rank(trials: Sequence[Trial]) -> list[Trial]:
+    """Best first; failed trials last, in their order."""
+    return sorted(trials, key=lambda trial: (trial.score is None, trial.score if trial.score is not None else trial.number))
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise RunError if the path is a file, or a folder with something in it."""
+    if path.is_file():
+        raise RunError(f"{path} is a file; --out needs a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        what = "a run" if (path / "run.json").is_file() else "files"
+        raise RunError(f"The folder {path} holds {what} already; choose another --out, or remove it first.")
+
+
+def free_folder(name: str) -> Path:
+    """The first of ``runs/NAME``, ``runs/NAME-2``, ... that does not exist."""
+    for number in itertools.count(1):
+        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not path.exists():
+            return path
+    raise AssertionError("unreachable")
+
+
+def _drawable(picture: Array, spec: PictureSpec) -> Image.Image:
+    values = picture.astype(np.float32)
+    if spec.scale == "raw":  # any range: stretched to what a screen shows
+        values = (values - values.min()) * (255 / max(float(np.ptp(values)), 1e-12))
+    pixels = np.clip(values.round(), 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0])

@@ -1,0 +1,116 @@
+"""Where trials run: here, one after the other, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pixelfit import metrics
+from pixelfit.deadline import Deadline
+from pixelfit.models.heads import make_head
+from pixelfit.models.model import Model
+from pixelfit.progress import Progress
+from pixelfit.training.loop import Pace, history_to_json, train
+from pixelfit.training.recipe import Recipe
+from pixelfit.types import Array, Examples, Facts, Json, Trial
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A trial to be run."""
+
+    number: int
+    purpose: str
+    recipe: Recipe
+    pace: Pace
+    seed: int
+    is_losing: Callable[[int, float], bool] | None = None  # None: it runs to its end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial that was run; without a model if it failed."""
+
+    trial: Trial
+    history: Json
+    model: Model | None
+    validation: Array | None
+
+
+class LocalEngine:
+    """Runs trials in this process."""
+
+    def __init__(self, train_set: Examples, validation: Examples, facts: Facts, deadline: Deadline, progress: Progress) -> None:
+        self._train_set, self._validation, self._facts = train_set, validation, facts
+        self._deadline, self._progress = deadline, progress
+
+    def run(self, plan: Plan) -> Outcome:
+        """Run one trial. A failure is recorded with its error and does not leave this function."""
+        begun = time.monotonic()
+        try:
+            return self._run(plan, begun)
+        except Exception as error:  # noqa: BLE001 - the trial boundary: whatever a recipe does, the search goes on
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            trial = Trial(
+                plan.number, plan.recipe.family, plan.purpose, plan.recipe.to_json(), "failed", plan.seed,
+                seconds=time.monotonic() - begun, error=reason,
+            )  # fmt: skip
+            return Outcome(trial, [], None, None)
+
+    def _run(self, plan: Plan, begun: float) -> Outcome:
+        facts, validation = self._facts, self._validation
+        head = make_head(plan.recipe.head, self._train_set.targets, len(facts.classes or ()))
+        ranked_by = metrics.RANKED_BY[facts.task]
+        trained = train(
+            plan.recipe,
+            self._train_set,
+            validation,
+            facts.spec,
+            head,
+            seed=plan.seed,
+            pace=plan.pace,
+            score=metrics.metrics_for(facts.task, whole_numbers=facts.whole_numbers)[ranked_by],
+            monitor=_Watch(plan, self._progress),
+            stopped=lambda: self._deadline.interrupted,
+        )
+        asked = time.monotonic()
+        predictions = trained.model.predict(validation.store, validation.rows)
+        predict_ms = 1000 * (time.monotonic() - asked) / len(validation)
+        measured = metrics.measure(facts, validation.targets, predictions)
+        bad = [name for name, value in measured.items() if value != value or abs(value) == float("inf")]
+        if bad:
+            raise FloatingPointError(f"the validation {bad[0]} is {measured[bad[0]]}")
+        trial = Trial(
+            number=plan.number,
+            family=plan.recipe.family,
+            purpose=plan.purpose,
+            recipe=plan.recipe.to_json(),
+            state=trained.state,
+            seed=plan.seed,
+            seconds=time.monotonic() - begun,
+            steps=trained.steps,
+            epochs=trained.epochs,
+            parameters=trained.model.parameters(),
+            score=measured[ranked_by],
+            metrics=measured,
+            predict_ms=predict_ms,
+            replans=trained.replans,
+            best_at_step=trained.best_at_step,
+        )
+        return Outcome(trial, history_to_json(trained), trained.model, predictions)
+
+
+class _Watch:
+    """Passes a training's progress on to the display, and its scores to the study."""
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self._plan, self._progress, self._checks = plan, progress, 0
+
+    def on_progress(self, fraction: float, detail: str) -> None:
+        self._progress.advance_trial(fraction, detail)
+
+    def on_check(self, fraction: float, score: float) -> bool:
+        self._checks += 1
+        self._progress.advance_trial(fraction, f"validation score {score:.4g}")
+        return self._plan.is_losing is not None and self._plan.is_losing(self._checks, score)

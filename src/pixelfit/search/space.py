@@ -1,0 +1,85 @@
+"""The space of recipes for a data set: what may be chosen, and the known-good recipes that a search starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pixelfit.models import FAMILIES, Family
+from pixelfit.models.family import Between, Choice, Dimension
+from pixelfit.models.heads import fitting_heads
+from pixelfit.training.recipe import Augmentation, Recipe
+from pixelfit.types import Examples, Facts, Json
+
+# One unit of augmentation: what an even hand varies when it writes or photographs the same thing again.
+_UNIT = Augmentation(rotate=7.0, scale=0.08, shear=0.10, shift=0.05)
+_STEPS_WANTED = 1_000  # fewer leave a net from scratch unfinished
+_FEWEST_EPOCHS, _MOST_EPOCHS = 12.0, 100.0
+
+
+class Ask(Protocol):
+    """Answers the questions of which a recipe consists."""
+
+    def __call__(self, name: str, dimension: Dimension) -> Json:
+        """A value for the named dimension."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every recipe that may be tried on one data set."""
+
+    heads: tuple[str, ...]
+    batch_sizes: Choice
+    epochs: float
+    colour: bool
+
+    def recipe(self, ask: Ask) -> Recipe:
+        """A recipe from the answers to its questions; which questions are asked depends on earlier answers."""
+        searched = tuple(family.name for family in FAMILIES.values() if family.searched)
+        return self._of_family(FAMILIES[ask("family", Choice(searched, searched[0]))], ask)
+
+    def start(self, family: Family) -> tuple[Recipe, dict[str, Json]]:
+        """The family's known-good recipe, and the answers that lead to it."""
+        answers: dict[str, Json] = {"family": family.name}
+
+        def known_good(name: str, dimension: Dimension) -> Json:
+            answers[name] = dimension.start
+            return dimension.start
+
+        return self._of_family(family, known_good), answers
+
+    def _of_family(self, family: Family, ask: Ask) -> Recipe:
+        head = ask("head", Choice(self.heads, self.heads[0])) if len(self.heads) > 1 and family.searched else self.heads[0]
+        architecture = {name: ask(f"{family.name}.{name}", dimension) for name, dimension in family.space.items()}
+        if family.fit is not None:
+            return Recipe(family.name, head, architecture, epochs=1.0)
+        return Recipe(
+            family=family.name,
+            head=head,
+            architecture=architecture,
+            learning_rate=ask(f"{family.name}.learning_rate", family.learning_rate),
+            weight_decay=ask("weight_decay", Between(1e-4, 1e-1, 1e-2, log=True)),
+            batch_size=ask("batch_size", self.batch_sizes),
+            epochs=self.epochs,
+            label_smoothing=0.0 if head == "squared" else ask("label_smoothing", Choice((0.0, 0.03, 0.1), 0.0)),
+            augmentation=self._augmentation(ask) if family.augmented else Augmentation(),
+        )
+
+    def _augmentation(self, ask: Ask) -> Augmentation:
+        amount = ask("augment", Choice((0.0, 0.5, 1.0, 1.5), 1.0))
+        # Mirrored digits and letters are other things; mirrored photographs mostly are not. Validation decides.
+        flip = ask("flip", Choice((True, False), True)) if self.colour else False
+        return Augmentation(_UNIT.rotate * amount, _UNIT.scale * amount, _UNIT.shear * amount, _UNIT.shift * amount, flip)
+
+
+def build_space(facts: Facts, train: Examples) -> Space:
+    """The space that suits the task, the targets and the number of pictures."""
+    sizes = tuple(size for size in (64, 128, 256) if size <= max(64, len(train) // 8))
+    return Space(
+        heads=fitting_heads(facts.task, train.targets, len(facts.classes or ())),
+        batch_sizes=Choice(sizes, 128 if 128 in sizes else sizes[-1]),
+        epochs=float(np.clip(np.ceil(_STEPS_WANTED * 128 / len(train)), _FEWEST_EPOCHS, _MOST_EPOCHS)),
+        colour=facts.spec.channels == 3,
+    )

@@ -1,0 +1,43 @@
+"""A recipe: everything that decides how a model is built and trained, as plain numbers and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from pixelfit.types import Json
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far training pictures are turned and shifted, each anew in every epoch."""
+
+    rotate: float = 0.0  # standard deviation of the angle, in degrees
+    scale: float = 0.0  # standard deviation of the logarithm of the size
+    shear: float = 0.0  # standard deviation of the slant
+    shift: float = 0.0  # standard deviation of the shift, as a share of the side
+    flip: bool = False  # left and right swapped in half of them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is built and trained. ``epochs`` is the length of training where the clock does not set it."""
+
+    family: str
+    head: str
+    architecture: Mapping[str, Json]
+    learning_rate: float = 1e-2
+    weight_decay: float = 1e-2
+    batch_size: int = 128
+    epochs: float = 12.0
+    label_smoothing: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def to_json(self) -> dict[str, Json]:
+        """The recipe as JSON."""
+        return {**asdict(self), "architecture": dict(self.architecture)}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Json]) -> Recipe:
+        """A recipe from its JSON."""
+        return Recipe(**{**value, "augmentation": Augmentation(**value["augmentation"])})

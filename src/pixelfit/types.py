@@ -1,0 +1,213 @@
+"""What the stages hand on to one another: frozen, and with nothing in them that could not be written as JSON or arrays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Task = Literal["regression", "classification"]
+TASKS: tuple[Task, ...] = get_args(Task)
+Json: TypeAlias = Any
+Label: TypeAlias = str | int | float | bool
+Array: TypeAlias = npt.NDArray[Any]
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+Ints: TypeAlias = npt.NDArray[np.integer[Any]]
+PixelScale = Literal["byte", "unit", "raw"]
+TrialState = Literal["complete", "pruned", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One row a picture: where it is, and its target. Nothing is decoded yet.
+
+    Exactly one of ``paths`` and ``arrays`` is given. ``refs`` are the words by which a row is named to the user
+    (a file name, or ``row 17``). ``official_test`` marks the rows of a test set that came with the data.
+    """
+
+    name: str
+    refs: tuple[str, ...]
+    targets: Array
+    target_name: str
+    paths: tuple[Path, ...] | None = None
+    arrays: Array | None = None
+    official_test: npt.NDArray[np.bool_] | None = None
+    targets_are_folder_names: bool = False
+
+
+@dataclass(frozen=True)
+class PictureSpec:
+    """The form in which models see pictures: ``height`` × ``width`` pixels, ``channels`` (1 grey, 3 colour).
+
+    ``scale`` says what the numbers mean: ``byte`` 0 to 255, ``unit`` 0 to 1 (kept as 0 to 255 in floats),
+    ``raw`` anything else, taken as it is.
+    """
+
+    height: int
+    width: int
+    channels: int
+    scale: PixelScale = "byte"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that could not be read, and why."""
+
+    ref: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Every readable picture, decoded: ``store`` of shape (N, height, width, channels), uint8 or float32.
+
+    ``rows`` gives for each picture its row in the table.
+    """
+
+    store: Array
+    rows: Ints
+    spec: PictureSpec
+    unreadable: tuple[Unreadable, ...]
+    original_sizes: Ints  # (N, 2): height and width in the source, in pixels
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What inspection found: the task and why, the classes, sizes, duplicates."""
+
+    data: str
+    target_name: str
+    task: Task
+    task_reason: str
+    rows: int
+    spec: PictureSpec
+    original_height: tuple[int, int]  # smallest and largest, in pixels
+    original_width: tuple[int, int]
+    classes: tuple[Label, ...] | None
+    whole_numbers: bool
+    distinct_targets: int
+    target_range: tuple[float, float] | None
+    duplicate_groups: int
+    duplicate_rows: int
+    unreadable: tuple[Unreadable, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of a picture store with their targets: float64 numbers, or int64 positions in ``Facts.classes``."""
+
+    store: Array
+    rows: Ints  # (N,) positions in the store
+    targets: Array  # (N,)
+    refs: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pictures(self) -> Array:
+        """The pictures themselves, shape (N, height, width, channels)."""
+        return self.store[self.rows]
+
+
+class SealedTest:
+    """The test set, which can be opened once. ``evaluate.py`` is its only reader."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self._opened = False
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def open(self) -> Examples:
+        """Hand out the test examples; a second call raises RuntimeError, since a test set is read once."""
+        with self._lock:
+            if self._opened:
+                raise RuntimeError("The test set has been opened already: it is read once, after everything is chosen.")
+            self._opened = True
+        return self._examples
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Development data (train and validation) and the sealed test set."""
+
+    train: Examples
+    validation: Examples
+    test: SealedTest
+    how: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Somebody else's published figures on the same data, shown beside ours."""
+
+    name: str
+    task: Task
+    metrics: Mapping[str, float]
+    note: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe tried: what it was, how far it came, what it scored on validation data.
+
+    ``metrics`` holds every validation metric, the ranking one among them; it is empty for a failed trial.
+    """
+
+    number: int
+    family: str
+    purpose: str  # "known-good start", "sampled", "full length"
+    recipe: Mapping[str, Json]
+    state: TrialState
+    seed: int
+    seconds: float
+    steps: int = 0
+    epochs: float = 0.0
+    parameters: int = 0
+    score: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    predict_ms: float | None = None  # milliseconds a picture, in batches
+    replans: Sequence[tuple[int, int]] = ()
+    error: str | None = None
+    best_at_step: int = 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric's value with the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that the report shows, with what is known of it."""
+
+    kind: str  # "sample" of the training set, or "worst" mistake on the test set
+    picture: Array  # (height, width, channels)
+    ref: str
+    target: Label
+    prediction: Label | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The one look at the test set: the final model's metrics and the baseline's."""
+
+    test: Mapping[str, Interval]
+    baseline: Mapping[str, Interval]
+    rows: int
+    confusion: tuple[tuple[int, ...], ...] | None = None
+
+
