@@ -51,5 +51,5 @@ FAMILY = Family(
         "dropout": Between(0.0, 0.3, 0.0),
     },
     learning_rate=Between(1e-3, 5e-2, 1e-2, log=True),
-    explore_share=0.25,
+    explore_share=0.3,
 )

@@ -1,4 +1,44 @@
-"""A run folder drawn as one HTML file. Draws what was saved and computes nothing anew."""
+"""A run folder drawn as one self-contained HTML file. Draws what was saved and measures nothing anew."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pixelfit.files import write_text
+from pixelfit.report.charts import charts_html
+from pixelfit.report.page import page
 from pixelfit.runs import RunFolder
+
+_HERE = Path(__file__).parent
+_POLICY = "@@content-security-policy@@"
+_SCRIPT = re.compile(r"<script\b[^>]*>(.*?)</script>", re.DOTALL)
+
+
 def draw(folder: RunFolder) -> None:
-    """Draw the report."""
+    """Write ``report.html`` into the run folder; raises RunError if the run is not finished."""
+    content = page(folder)
+    engine = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    scripts, charts = charts_html(content.charts)
+    html = engine.get_template("report.html.j2").render(
+        style=(_HERE / "style.css").read_text(encoding="utf-8"),
+        policy=_POLICY,
+        scripts=scripts,
+        charts=charts,
+        **content.sections,
+    )
+    write_text(folder.report_file, html.replace(_POLICY, _policy(html)))
+
+
+def _policy(html: str) -> str:
+    """A content-security policy under which the page can reach no network, and run just the scripts that it came with."""
+    digests = {hashlib.sha256(script.encode()).digest() for script in _SCRIPT.findall(html)}
+    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in sorted(digests))
+    # The charts lay themselves out with style attributes, hence unsafe-inline for styles alone.
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"

@@ -18,7 +18,7 @@ from pixelfit.training.recipe import Recipe
 from pixelfit.types import Facts, Splits, Trial
 
 _EXPLORE_SHARE = 0.4  # of the time: the rest trains the best recipe at full length
-_SAMPLED_SHARE = 0.12  # of the time for exploring, for a sampled recipe
+_SAMPLED_SHARE = 0.15  # of the time for exploring, for a sampled recipe
 _LEAST_S = 1.0  # less time than this is not worth a trial
 _FULL_LENGTH = 6.0  # times the recipe's own epochs, at most
 _EXPLORING = 2.0

@@ -1,0 +1,254 @@
+"""What stands in the report: the run folder's records, put into words and tables."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from bokeh.plotting import figure
+
+from pixelfit.metrics import RANKED_BY, SHARES, TITLES, shown
+from pixelfit.report import charts
+from pixelfit.runs import RunFolder
+from pixelfit.types import Array, Json
+
+_CURVES = 6
+_MOST_IN_MATRIX = 25
+_MOST_CONFUSED = 20
+
+
+@dataclass(frozen=True)
+class Page:
+    """The template's values, and the charts by name."""
+
+    sections: dict[str, Json]
+    charts: dict[str, figure]
+
+
+def page(folder: RunFolder) -> Page:
+    """Gather everything from the run folder; raises RunError if the run is not finished."""
+    run, data, scores = folder.read("run.json"), folder.read("data.json"), folder.read("scores.json")
+    timeline, pictures = folder.read("timeline.json"), folder.read("pictures/pictures.json")
+    predictor = folder.read("model/predictor.json")
+    trials = folder.read_trials()
+    facts = data["facts"]
+    task, ranked_by = facts["task"], RANKED_BY[facts["task"]]
+    refs, targets, predictions = _test_predictions(folder, facts)
+    weights = {member["trial"]: member["weight"] for member in predictor["members"]}
+    drawn = _charts(data, trials, refs, targets, predictions)
+    sections = {
+        "title": f"{facts['data']}: image {task}",
+        "facts": facts,
+        "classification": task == "classification",
+        "summary": _summary(scores, trials, weights, timeline, run),
+        "scores": _score_rows(scores),
+        "references": _reference_rows(data["references"], scores),
+        "environment": run["environment"],
+        "options": {name: value for name, value in run["options"].items() if value is not None},
+        "budget_s": run["budget_s"],
+        "timeline": timeline,
+        "data": data,
+        "range": _range(facts),
+        "samples": _gallery(folder.path, pictures, "sample"),
+        "worst": _gallery(folder.path, pictures, "worst"),
+        "ranked_by": TITLES[ranked_by],
+        "leaderboard": _leaderboard(trials, weights, ranked_by),
+        "failed": [trial for trial in trials if trial["error"]],
+        "confusion": _confusion(scores),
+        "members": _members(trials, weights),
+        "run_name": str(folder.path),
+        "seed": scores["seed"],
+        "shown_points": min(len(targets), charts._MOST_POINTS),
+    }
+    return Page(sections, drawn)
+
+
+def _charts(data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Array, predictions: Array) -> dict[str, figure]:
+    facts, spread = data["facts"], data["distribution"]
+    ranked_by, name = RANKED_BY[facts["task"]], facts["target_name"]
+    labels = [charts.as_text(label) for label in facts["classes"] or ()]
+    if facts["classes"] is None:
+        test = np.histogram(targets, bins=spread["edges"])[0]
+    else:
+        test = np.array([int((targets == label).sum()) for label in labels])
+    counts = {"train": spread["train"], "validation": spread["validation"], "test": [int(count) for count in test]}
+    score_title = f"validation {TITLES[ranked_by]}"
+    drawn = {
+        "distribution": charts.distribution(spread["edges"], labels, counts, name),
+        "history": charts.search_history(trials, score_title),
+    }
+    curves = [trial for trial in _ranked(trials) if len(trial["history"]) > 1][:_CURVES]
+    if curves:
+        drawn["curves"] = charts.learning_curves(curves, score_title)
+    if facts["classes"] is None:
+        drawn["true_predicted"] = charts.true_against_predicted(targets, predictions, refs, name)
+        drawn["residuals"] = charts.residuals(targets, predictions, name)
+        drawn["residuals_true"] = charts.residuals_against_true(targets, predictions, refs, name)
+    return drawn
+
+
+def _summary(scores: Json, trials: Sequence[Json], weights: Mapping[int, float], timeline: Json, run: Json) -> dict[str, Json]:
+    name = "rmse" if scores["task"] == "regression" else "accuracy"
+    value, baseline = scores["test"][name], scores["baseline"][name]["value"]
+    families = sorted({trial["family"] for trial in trials if trial["number"] in weights})
+    apart = value["high"] < baseline if name == "rmse" else value["low"] > baseline
+    return {
+        "metric": TITLES[name],
+        "value": shown(name, value["value"]),
+        "low": shown(name, value["low"]),
+        "high": shown(name, value["high"]),
+        "baseline": shown(name, baseline),
+        "beats_baseline": apart,
+        "rows": scores["rows"],
+        "trials": len(trials),
+        "seconds": timeline["seconds"]["scoring"],
+        "cores": run["environment"]["cores"],
+        "families": " and ".join(families),
+        "members": len(weights),
+        "interrupted": timeline["interrupted"],
+    }
+
+
+def _score_rows(scores: Json) -> list[dict[str, str]]:
+    rows = []
+    for name, interval in scores["test"].items():
+        baseline = scores["baseline"][name]
+        rows.append(
+            {
+                "name": TITLES[name],
+                "value": shown(name, interval["value"]),
+                "interval": f"{shown(name, interval['low'])} – {shown(name, interval['high'])}",
+                "baseline": shown(name, baseline["value"]),
+                "baseline_interval": f"{shown(name, baseline['low'])} – {shown(name, baseline['high'])}",
+            }
+        )
+    return rows
+
+
+def _reference_rows(references: Sequence[Json], scores: Json) -> list[Json]:
+    rows = []
+    for reference in references:
+        figures = [
+            {"name": TITLES[name], "theirs": shown(name, value), "ours": shown(name, scores["test"][name]["value"])}
+            | {"better": (scores["test"][name]["value"] > value) == (name in SHARES)}
+            for name, value in reference["metrics"].items()
+            if name in scores["test"]
+        ]
+        rows.append({"name": reference["name"], "note": reference["note"], "figures": figures})
+    return rows
+
+
+def _range(facts: Json) -> str:
+    if facts["target_range"] is None:
+        return f"{len(facts['classes'])} classes"
+    low, high = facts["target_range"]
+    return f"{low:g} to {high:g}, {facts['distinct_targets']:,} distinct values"
+
+
+def _ranked(trials: Sequence[Json]) -> list[Json]:
+    return sorted((trial for trial in trials if trial["score"] is not None), key=lambda trial: float(trial["score"]))
+
+
+def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by: str) -> list[dict[str, Json]]:
+    extra = "accuracy" if ranked_by == "log_loss" else "r2"
+    return [
+        {
+            "rank": place,
+            "number": trial["number"],
+            "family": trial["family"],
+            "head": trial["recipe"]["head"],
+            "purpose": trial["purpose"],
+            "state": trial["state"],
+            "score": f"{trial['score']:.4g}",
+            "extra_name": TITLES[extra],
+            "extra": shown(extra, trial["metrics"][extra]),
+            "weight": f"{weights[trial['number']]:.0%}" if trial["number"] in weights else "",
+            "epochs": f"{trial['epochs']:.1f}",
+            "seconds": f"{trial['seconds']:.1f}",
+            "parameters": f"{trial['parameters']:,}",
+            "predict": f"{trial['predict_ms']:.3g}",
+        }
+        for place, trial in enumerate(_ranked(trials), start=1)
+    ]
+
+
+def _confusion(scores: Json) -> Json:
+    """The matrix with a shade for each cell; for many classes the most confused pairs instead."""
+    if scores["confusion"] is None:
+        return None
+    table = np.array(scores["confusion"])
+    labels = [charts.as_text(label) for label in scores["classes"]]
+    if len(labels) <= _MOST_IN_MATRIX:
+        shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
+        rows = [
+            {"label": label, "cells": [{"count": int(count), "shade": round(float(share), 3)} for count, share in zip(*row, strict=True)]}
+            for label, *row in zip(labels, table, shares, strict=True)
+        ]
+        return {"labels": labels, "rows": rows, "pairs": None}
+    wrong = table - np.diag(np.diag(table))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]
+    pairs = [(labels[i], labels[j], int(wrong[i, j])) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+    return {"labels": labels, "rows": None, "pairs": [pair for pair in pairs if pair[2]]}
+
+
+def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[str, Json]]:
+    by_number = {trial["number"]: trial for trial in trials}
+    return [
+        {
+            "number": number,
+            "weight": f"{weight:.0%}",
+            "family": by_number[number]["family"],
+            "parameters": by_number[number]["parameters"],
+            "steps": by_number[number]["steps"],
+            "epochs": by_number[number]["epochs"],
+            "seed": by_number[number]["seed"],
+            "recipe": _flat(by_number[number]["recipe"]),
+        }
+        for number, weight in weights.items()
+    ]
+
+
+def _flat(recipe: Mapping[str, Json], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            lines += _flat(value, f"{name} ")
+        else:
+            lines.append((f"{prefix}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else charts.as_text(value)))
+    return lines
+
+
+def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, str]]:
+    shown_pictures = []
+    for item in pictures:
+        if item["kind"] != kind:
+            continue
+        content = (path / "pictures" / Path(item["file"]).name).read_bytes()
+        prediction = item["prediction"]
+        if isinstance(prediction, float):
+            prediction = f"{prediction:.4g}"
+        target = f"{item['target']:g}" if isinstance(item["target"], float) else charts.as_text(item["target"])
+        shown_pictures.append(
+            {
+                "src": "data:image/png;base64," + base64.b64encode(content).decode(),
+                "ref": item["ref"],
+                "target": target,
+                "prediction": "" if prediction is None else charts.as_text(prediction),
+                "note": item["note"],
+            }
+        )
+    return shown_pictures
+
+
+def _test_predictions(folder: RunFolder, facts: Json) -> tuple[list[str], Array, Array]:
+    """The test set's picture names, targets and predictions; targets are words for a classification."""
+    with (folder.path / "predictions" / "test.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    refs = [row["picture"] for row in rows]
+    if facts["classes"] is None:
+        return refs, np.array([float(row["target"]) for row in rows]), np.array([float(row["prediction"]) for row in rows])
+    return refs, np.array([row["target"] for row in rows]), np.array([row["prediction"] for row in rows])
