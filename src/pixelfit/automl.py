@@ -77,12 +77,14 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         predictor.save(folder.model_folder)
         weights = {member.trial: member.weight for member in predictor.members}
         folder.write_leaderboard(trials, metrics.RANKED_BY[facts.task], weights)
-        folder.write_predictions("validation", facts, splits.validation, predictor.raw(splits.validation.store, splits.validation.rows))
+        folder.write_predictions(
+            "validation", facts, splits.validation, predictor.raw(splits.validation.store, splits.validation.rows)
+        )
         folder.write_predictions("test", facts, evaluation.examples, evaluation.raw)
         folder.write_pictures([*samples(splits.train, facts), *evaluation.worst], facts.spec)
         folder.write_timeline(seconds, interrupted=deadline.interrupted)
-        written = {"seed": options.seed, "budget_s": options.budget_s}
-        folder.write_scores(facts, evaluation.scores, **written, wall_s=deadline.elapsed())
+        folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         report.draw(folder)
-        folder.write_scores(facts, evaluation.scores, **written, wall_s=deadline.elapsed())  # now with the report's time
+        # Once more, now with the report's own time.
+        folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
     return Run(folder, facts, trials, predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())

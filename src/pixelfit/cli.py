@@ -79,7 +79,9 @@ def fit(
 
 @app.command()
 def demo(
-    task: Annotated[Literal["regression", "classification"], typer.Option(help="Digits as numbers, or as labels.")] = "regression",
+    task: Annotated[
+        Literal["regression", "classification"], typer.Option(help="Digits as numbers, or as labels.")
+    ] = "regression",
     budget: Annotated[str, typer.Option(help="Time for the whole command.")] = "2m",
     seed: SeedOption = 0,
     out: OutOption = None,

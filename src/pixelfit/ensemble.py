@@ -16,7 +16,7 @@ from pixelfit.types import Array, Examples, Facts, Trial
 
 MOST_MEMBERS = 4
 _CANDIDATES = 12
-_ROUNDS = 12
+_ROUNDS = 24
 _LEAST_GAIN = 0.002  # of the score: less is within what a validation set can tell, and each member slows prediction
 
 
@@ -30,7 +30,7 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
     if not usable:
         failed = next((trial for trial in trials if trial.error), None)
         raise SearchError("No trial gave a usable model" + (f"; the first failed with: {failed.error}" if failed else "") + ".")
-    score = metrics.metrics_for(facts.task, whole_numbers=facts.whole_numbers)[metrics.RANKED_BY[facts.task]]
+    score = metrics.ranking_metric(facts)
     predictions = [folder.validation_predictions(trial) for trial in usable]
     weights = greedy_weights(predictions, validation.targets, score)
     members = tuple(
@@ -41,22 +41,22 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
 
 
 def greedy_weights(predictions: Sequence[Array], targets: Array, score: Callable[[Array, Array], float]) -> dict[int, float]:
-    """Weights by position, summing to 1, of a bag filled one model at a time with whichever lowers the score most.
+    """Weights by position, summing to 1, of a bag filled one model at a time with whichever gives the lowest score.
 
-    The same model may be drawn again, which gives it more weight; the bag is closed when nothing lowers the score
-    by a noticeable share. At most MOST_MEMBERS different models are drawn.
+    The same model may be drawn again, which gives it more weight; at most MOST_MEMBERS different ones are. Of the bags
+    on the way, the one with the fewest models is taken whose score is as good as the best, but for a tiny share.
     """
     bag: Counter[int] = Counter()
     total = np.zeros_like(predictions[0])
-    best = float("inf")
-    for _ in range(_ROUNDS):
-        size = bag.total() + 1
+    bags: list[tuple[float, Counter[int]]] = []
+    for size in range(1, _ROUNDS + 1):
         allowed = range(len(predictions)) if len(bag) < MOST_MEMBERS else sorted(bag)
         scores = {place: score(targets, (total + predictions[place]) / size) for place in allowed}
         place = min(scores, key=lambda candidate: scores[candidate])
-        if not scores[place] < best * (1 - _LEAST_GAIN):
-            break
-        best = scores[place]
         total = total + predictions[place]
         bag[place] += 1
-    return {place: count / bag.total() for place, count in bag.items()}
+        bags.append((scores[place], bag.copy()))
+    best = min(score for score, _ in bags)
+    good_enough = [(len(bag), score, bag) for score, bag in bags if score <= best + _LEAST_GAIN * abs(best)]
+    chosen = min(good_enough, key=lambda item: item[:2])[2]
+    return {place: count / chosen.total() for place, count in chosen.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pixelfit.types import Array, Facts, Floats, Ints, Interval, Task
+from pixelfit.types import Array, Facts, Floats, Interval, Ints, Task
 
 _LEAST_PROBABILITY = 1e-15
 RESAMPLES = 1_000
@@ -78,6 +78,11 @@ def metrics_for(task: Task, *, whole_numbers: bool) -> Mapping[str, Callable[[Ar
         return {"accuracy": accuracy, "log_loss": log_loss, "macro_f1": macro_f1}
     chosen: dict[str, Callable[[Array, Array], float]] = {"rmse": rmse, "mae": mae, "r2": r2}
     return {**chosen, "rounded_accuracy": rounded_accuracy} if whole_numbers else chosen
+
+
+def ranking_metric(facts: Facts) -> Callable[[Array, Array], float]:
+    """The metric that trials are ranked by; smaller is better."""
+    return metrics_for(facts.task, whole_numbers=facts.whole_numbers)[RANKED_BY[facts.task]]
 
 
 def measure(facts: Facts, targets: Array, predictions: Array) -> dict[str, float]:

@@ -77,7 +77,8 @@ class Predictor:
         """Values as they are, probabilities as the most probable label."""
         if self.classes is None:
             return raw
-        return np.array(self.classes)[raw.argmax(axis=1)]
+        labels: Array = np.array(self.classes)[raw.argmax(axis=1)]
+        return labels
 
     def _stored(self, X: object, progress: Progress) -> Array:
         if isinstance(X, (str, Path)):
@@ -120,6 +121,8 @@ class Predictor:
             classes = described["classes"]
             if not members or described["task"] not in ("regression", "classification"):
                 raise RunError(f"{file} describes no model.")
-            return Predictor(described["task"], tuple(classes) if classes is not None else None, described["target_name"], members)
+            return Predictor(
+                described["task"], tuple(classes) if classes is not None else None, described["target_name"], members
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file} cannot be read: {error}.") from error

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from pixelfit.types import Trial
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Progress(Protocol):
@@ -48,7 +49,7 @@ class Silent:
         """Show nothing."""
 
 
-class _SizedIterable(Sized, Iterable[T], Protocol[T]):
+class _SizedIterable(Sized, Iterable[T_co], Protocol[T_co]):
     pass
 
 

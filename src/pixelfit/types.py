@@ -209,5 +209,3 @@ class Scores:
     baseline: Mapping[str, Interval]
     rows: int
     confusion: tuple[tuple[int, ...], ...] | None = None
-
-

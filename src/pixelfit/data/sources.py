@@ -101,7 +101,9 @@ def _from_csv(path: Path, target: str | None) -> Table:
     if target is None:
         others = [column for column in columns if column != path_column]
         if len(others) != 1:
-            raise OptionError(f"{path} has {len(others)} columns besides {path_column!r}: name one with --target ({', '.join(others)}).")
+            raise OptionError(
+                f"{path} has {len(others)} columns besides {path_column!r}: name one with --target ({', '.join(others)})."
+            )
         target = others[0]
     names = frame[path_column]
     if names.isna().any():

@@ -24,7 +24,7 @@ def split(table: Table, pictures: Pictures, facts: Facts, targets: Array, *, see
     rng = np.random.default_rng(seed)
     groups = duplicate_groups(pictures.store)
     strata = _strata(facts, targets)
-    rows = np.arange(len(pictures.rows))
+    rows: Ints = np.arange(len(pictures.rows))
     by = "class" if facts.task == "classification" else "target value"
     if table.official_test is not None:
         official = table.official_test[pictures.rows]

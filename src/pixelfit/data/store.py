@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pixelfit.errors import DataError
 from pixelfit.progress import Progress, counted
-from pixelfit.types import Array, Ints, PictureSpec, Pictures, PixelScale, Table, Unreadable
+from pixelfit.types import Array, Ints, Pictures, PictureSpec, PixelScale, Table, Unreadable
 
 # Longest side that models see, in pixels. Twelve times MNIST's pixels: what two cores can train on in minutes.
 LONGEST_SIDE = 96
@@ -127,7 +127,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "it is a folder"
     if path.stat().st_size == 0:
         return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "it is not a picture"
     return str(error).split("\n")[0] or type(error).__name__
 

@@ -32,7 +32,14 @@ def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Mod
 
 
 def fit(
-    module: nn.Module, pictures: torch.Tensor, targets: torch.Tensor, *, head: Head, architecture: Architecture, seed: int, time_left: Callable[[], float]
+    module: nn.Module,
+    pictures: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    head: Head,
+    architecture: Architecture,
+    seed: int,
+    time_left: Callable[[], float],
 ) -> int:
     """Set the answer to what the head calls its prior."""
     assert isinstance(module, Constant)
@@ -40,4 +47,6 @@ def fit(
     return 1
 
 
-FAMILY = Family("constant", "the same answer for every picture", build, fit=fit, searched=False, explore_share=0.0, augmented=False)
+FAMILY = Family(
+    "constant", "the same answer for every picture", build, fit=fit, searched=False, explore_share=0.0, augmented=False
+)

@@ -40,7 +40,15 @@ class Fit(Protocol):
     """Fits a module without gradients, straight from the pictures."""
 
     def __call__(
-        self, module: nn.Module, pictures: torch.Tensor, targets: torch.Tensor, *, head: Head, architecture: Architecture, seed: int, time_left: Callable[[], float]
+        self,
+        module: nn.Module,
+        pictures: torch.Tensor,
+        targets: torch.Tensor,
+        *,
+        head: Head,
+        architecture: Architecture,
+        seed: int,
+        time_left: Callable[[], float],
     ) -> int:
         """Fit ``module`` in place and return how many steps it took.
 

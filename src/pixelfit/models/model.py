@@ -59,7 +59,7 @@ class Model:
     def new(family: str, architecture: Mapping[str, Json], spec: PictureSpec, preparation: Preparation, head: Head) -> Model:
         """An untrained model of the family."""
         module = FAMILIES[family].build(spec, head.outputs, architecture)
-        return Model(family, architecture, spec, preparation, head, module.to(memory_format=torch.channels_last))
+        return Model(family, architecture, spec, preparation, head, _channels_last(module))
 
     def parameters(self) -> int:
         """How many numbers the model holds."""
@@ -102,7 +102,9 @@ class Model:
         try:
             described = read_json(folder / "model.json")
             if described.get("format") != FORMAT:
-                raise RunError(f"{folder / 'model.json'} is of format {described.get('format')}; this pixelfit reads format {FORMAT}.")
+                raise RunError(
+                    f"{folder / 'model.json'} is of format {described.get('format')}; this pixelfit reads format {FORMAT}."
+                )
             if described["family"] not in FAMILIES:
                 raise RunError(f"{folder / 'model.json'} names the unknown model family {described['family']!r}.")
             model = Model.new(
@@ -115,6 +117,13 @@ class Model:
             model.module.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise RunError(f"The model in {folder} cannot be loaded: {error}.") from error
-        model.module.to(memory_format=torch.channels_last)
-        model.module.eval()
+        _channels_last(model.module).eval()
         return model
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    # What nn.Module.to(memory_format=...) does, which torch's own type hints leave out.
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module

@@ -74,8 +74,10 @@ class Forest(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *rest: object) -> None:
         # The number of nodes is known only from the file, so the buffers take its shapes before torch compares them.
-        self.set_nodes({name: torch.empty_like(state_dict[prefix + name]) for name in self._buffers if prefix + name in state_dict})
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        self.set_nodes(
+            {name: torch.empty_like(state_dict[prefix + name]) for name in self._buffers if prefix + name in state_dict}
+        )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
@@ -84,7 +86,14 @@ def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Mod
 
 
 def fit(
-    module: nn.Module, pictures: torch.Tensor, targets: torch.Tensor, *, head: Head, architecture: Architecture, seed: int, time_left: Callable[[], float]
+    module: nn.Module,
+    pictures: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    head: Head,
+    architecture: Architecture,
+    seed: int,
+    time_left: Callable[[], float],
 ) -> int:
     """Grow trees a few at a time until there are enough or time is up."""
     assert isinstance(module, Forest)

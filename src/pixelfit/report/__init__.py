@@ -41,4 +41,6 @@ def _policy(html: str) -> str:
     digests = {hashlib.sha256(script.encode()).digest() for script in _SCRIPT.findall(html)}
     allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in sorted(digests))
     # The charts lay themselves out with style attributes, hence unsafe-inline for styles alone.
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from bokeh.embed import components
-from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem, NumeralTickFormatter, Span
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
+from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models.ranges import DataRange1d
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 from markupsafe import Markup
@@ -35,16 +38,16 @@ def distribution(edges: list[float] | None, labels: Sequence[str], counts: Mappi
     """Share of pictures by target value or class, for each split."""
     shares = {name: np.array(values) / max(1, sum(values)) for name, values in counts.items()}
     if edges is None:
-        plot = _plot("class", "share of the split", x_range=list(labels))
+        plot = _plot("class", "share of the split", y_range=DataRange1d(start=0), x_range=list(labels))
         middles: Array = np.arange(len(labels)) + 0.5
         widths: Array = np.full(len(labels), 0.8)
         names = list(labels)
         plot.xaxis.major_label_orientation = 0.8 if max(map(len, labels)) > 3 else 0.0
     else:
-        plot = _plot(title, "share of the split")
+        plot = _plot(title, "share of the split", y_range=DataRange1d(start=0))
         middles = (np.array(edges[1:]) + np.array(edges[:-1])) / 2
         widths = np.diff(edges) * 0.86
-        names = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)]
     each = widths / len(shares)
     items = []
     for place, (name, share) in enumerate(shares.items()):
@@ -54,7 +57,6 @@ def distribution(edges: list[float] | None, labels: Sequence[str], counts: Mappi
         )  # fmt: skip
         items.append((name, [plot.vbar("x", top="top", width="width", source=source, color=COLOURS[place], line_width=0)]))
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
-    plot.y_range.start = 0
     _legend(plot, items)
     _hover(plot, [("split", "@split"), ("target", "@name"), ("pictures", "@count")])
     return plot
@@ -108,7 +110,9 @@ def learning_curves(trials: Sequence[Json], title: str) -> figure:
         dots = plot.scatter("x", "y", source=source, color=colour, size=5)
         items.append((f"#{trial['number']} {trial['family']}", [line, dots]))
     _legend(plot, items)
-    _hover(plot, [("trial", "@trial"), ("epoch", "@x{0.0}"), ("validation score", "@y{0.0000}"), ("training loss", "@loss{0.0000}")])
+    _hover(
+        plot, [("trial", "@trial"), ("epoch", "@x{0.0}"), ("validation score", "@y{0.0000}"), ("training loss", "@loss{0.0000}")]
+    )
     return plot
 
 
@@ -135,10 +139,9 @@ def residuals(targets: Array, predictions: Array, name: str) -> figure:
     """How often which error (prediction minus truth) occurs."""
     errors = predictions - targets
     counts, edges = np.histogram(errors, bins=60)
-    plot = _plot(f"error of the predicted {name}", "pictures (log scale)", y_axis_type="log")
+    plot = _plot(f"error of the predicted {name}", "pictures (log scale)", y_axis_type="log", y_range=DataRange1d(start=0.5))
     source = ColumnDataSource({"left": edges[:-1], "right": edges[1:], "top": np.where(counts > 0, counts, np.nan)})
     bars = plot.quad(left="left", right="right", top="top", bottom=0.5, source=source, color=COLOURS[0], line_color=None)
-    plot.y_range.start = 0.5
     plot.add_layout(Span(location=0, dimension="height", line_color=COLOURS[4], line_width=1.5))
     _hover(plot, [("error", "@left{0.[00]} to @right{0.[00]}"), ("pictures", "@top")], [bars])
     return plot
@@ -182,7 +185,7 @@ def _legend(plot: figure, items: Sequence[tuple[str, list[Any]]]) -> None:
     legend = Legend(
         items=[LegendItem(label={"value": name}, renderers=renderers) for name, renderers in items],
         orientation="horizontal", ncols="auto", background_fill_color=None, border_line_color=None, label_text_color=_INK,
-        label_text_font="system-ui, sans-serif", padding=0, spacing=6, margin=6,
+        label_text_font="system-ui, sans-serif", spacing=6, margin=6,
     )  # fmt: skip
     plot.add_layout(legend, "above")
 

@@ -185,7 +185,10 @@ def _confusion(scores: Json) -> Json:
     if len(labels) <= _MOST_IN_MATRIX:
         shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
         rows = [
-            {"label": label, "cells": [{"count": int(count), "shade": round(float(share), 3)} for count, share in zip(*row, strict=True)]}
+            {
+                "label": label,
+                "cells": [{"count": int(count), "shade": round(float(share), 3)} for count, share in zip(*row, strict=True)],
+            }
             for label, *row in zip(labels, table, shares, strict=True)
         ]
         return {"labels": labels, "rows": rows, "pairs": None}
@@ -218,7 +221,9 @@ def _flat(recipe: Mapping[str, Json], prefix: str = "") -> list[tuple[str, str]]
         if isinstance(value, Mapping):
             lines += _flat(value, f"{name} ")
         else:
-            lines.append((f"{prefix}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else charts.as_text(value)))
+            lines.append(
+                (f"{prefix}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else charts.as_text(value))
+            )
     return lines
 
 

@@ -98,7 +98,15 @@ class _Search:
 
 
 def search(
-    space: Space, splits: Splits, facts: Facts, folder: RunFolder, *, deadline: Deadline, limits: Limits, seed: int, progress: Progress
+    space: Space,
+    splits: Splits,
+    facts: Facts,
+    folder: RunFolder,
+    *,
+    deadline: Deadline,
+    limits: Limits,
+    seed: int,
+    progress: Progress,
 ) -> tuple[Trial, ...]:
     """Try recipes until the trials or the time run out. Each trial is written to the run folder as it ends.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
-from pixelfit.models.heads import make_head
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.training.loop import Pace, history_to_json, train
@@ -60,17 +60,14 @@ class LocalEngine:
 
     def _run(self, plan: Plan, begun: float) -> Outcome:
         facts, validation = self._facts, self._validation
-        head = make_head(plan.recipe.head, self._train_set.targets, len(facts.classes or ()))
         ranked_by = metrics.RANKED_BY[facts.task]
         trained = train(
             plan.recipe,
             self._train_set,
             validation,
-            facts.spec,
-            head,
+            facts,
             seed=plan.seed,
             pace=plan.pace,
-            score=metrics.metrics_for(facts.task, whole_numbers=facts.whole_numbers)[ranked_by],
             monitor=_Watch(plan, self._progress),
             stopped=lambda: self._deadline.interrupted,
         )
@@ -78,7 +75,7 @@ class LocalEngine:
         predictions = trained.model.predict(validation.store, validation.rows)
         predict_ms = 1000 * (time.monotonic() - asked) / len(validation)
         measured = metrics.measure(facts, validation.targets, predictions)
-        bad = [name for name, value in measured.items() if value != value or abs(value) == float("inf")]
+        bad = [name for name, value in measured.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(f"the validation {bad[0]} is {measured[bad[0]]}")
         trial = Trial(

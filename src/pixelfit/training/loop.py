@@ -11,12 +11,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pixelfit import metrics
 from pixelfit.models import FAMILIES
-from pixelfit.models.heads import Head
+from pixelfit.models.heads import make_head
 from pixelfit.models.model import Model, Preparation
 from pixelfit.training.augment import augment
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Examples, Json, PictureSpec, TrialState
+from pixelfit.types import Examples, Facts, Json, TrialState
 
 _WARM_UP = 0.15  # share of the steps in which the learning rate rises
 _FINAL_LR = 0.01  # share of the highest learning rate at the end
@@ -42,8 +43,9 @@ class Monitor(Protocol):
 class Pace:
     """How long a training may be.
 
-    With ``steps`` it takes just these, and nothing depends on the clock. Otherwise it takes the steps of at most
-    ``most_epochs`` epochs that fit into ``seconds``, measured on its first steps and then fixed.
+    With ``steps`` it takes just these. Otherwise it takes the steps of at most ``most_epochs`` epochs that fit into
+    ``seconds``, measured on its first steps and then fixed. In both cases it is shortened on the way if it would run
+    over ``seconds``; with no limit there, nothing depends on the clock.
     """
 
     seconds: float = float("inf")
@@ -94,7 +96,7 @@ def pick_device() -> torch.device:
 def low_precision(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
@@ -102,12 +104,10 @@ def train(
     recipe: Recipe,
     train_set: Examples,
     validation: Examples,
-    spec: PictureSpec,
-    head: Head,
+    facts: Facts,
     *,
     seed: int,
     pace: Pace,
-    score: Callable[[Array, Array], float],
     monitor: Monitor,
     stopped: Callable[[], bool],
 ) -> Trained:
@@ -117,25 +117,23 @@ def train(
         recipe: what to build and how to train it.
         train_set: pictures and targets to learn from.
         validation: pictures and targets that tell how well it goes; the best of the checked weights are kept.
-        spec: the form of the pictures.
-        head: turns targets into what the loss takes and outputs into predictions.
+        facts: the task, the classes and the form of the pictures.
         seed: of the weights, the order of pictures and the augmentation.
         pace: how long to train.
-        score: (targets, predictions) to a number, smaller is better.
         monitor: is told of progress and may end a losing training.
         stopped: whether the user asked to stop.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
     """
-    device = pick_device()
+    head = make_head(recipe.head, train_set.targets, len(facts.classes or ()))
     preparation = Preparation.of(train_set.store[train_set.rows])
     torch.manual_seed(seed)
-    model = Model.new(recipe.family, recipe.architecture, spec, preparation, head)
-    model.module.to(device)
+    model = Model.new(recipe.family, recipe.architecture, facts.spec, preparation, head)
     if FAMILIES[recipe.family].fit is not None:
         return _fit_directly(recipe, model, train_set, seed=seed, pace=pace, stopped=stopped)
-    return _Training(recipe, model, train_set, validation, seed, score).run(pace, monitor, stopped)
+    model.module.to(pick_device())
+    return _Training(recipe, model, train_set, validation, facts, seed).run(pace, monitor, stopped)
 
 
 def _fit_directly(
@@ -145,7 +143,6 @@ def _fit_directly(
     assert fit is not None
     end = time.monotonic() + pace.seconds
     pictures = model.preparation(torch.from_numpy(train_set.pictures()))
-    model.module.cpu()
     with torch.inference_mode():
         steps = fit(
             model.module,
@@ -162,10 +159,9 @@ def _fit_directly(
 class _Training:
     """One training by gradients: its data on the device, its optimiser, its clock."""
 
-    def __init__(
-        self, recipe: Recipe, model: Model, train_set: Examples, validation: Examples, seed: int, score: Callable[[Array, Array], float]
-    ) -> None:
-        self.recipe, self.model, self.seed, self.score = recipe, model, seed, score
+    def __init__(self, recipe: Recipe, model: Model, train_set: Examples, validation: Examples, facts: Facts, seed: int) -> None:
+        self.recipe, self.model, self.seed = recipe, model, seed
+        self.score = metrics.ranking_metric(facts)
         self.device = pick_device()
         self.pictures = torch.from_numpy(train_set.store)
         if self.device.type == "cuda" and self.pictures.nbytes < 0.3 * torch.cuda.mem_get_info()[0]:
@@ -189,8 +185,7 @@ class _Training:
             pulse = _Pulse(total=most)
         else:
             pulse = _Pulse(total=self._steps_that_fit(most, begun + pace.seconds))
-        end = float("inf") if pace.steps is not None else begun + pace.seconds
-        best_state, best_at = self._steps(pulse, end, monitor, stopped)
+        best_state, best_at = self._steps(pulse, begun + pace.seconds, monitor, stopped)
         self.model.module.load_state_dict(best_state)
         self.model.module.cpu().eval()
         return Trained(
@@ -264,7 +259,9 @@ class _Training:
             yield left[: self.batch]
             left = left[self.batch :]
 
-    def _step(self, optimizer: torch.optim.Optimizer, positions: torch.Tensor, dice: torch.Generator, rate: float) -> torch.Tensor:
+    def _step(
+        self, optimizer: torch.optim.Optimizer, positions: torch.Tensor, dice: torch.Generator, rate: float
+    ) -> torch.Tensor:
         self.model.module.train()
         positions = positions.to(self.rows.device)
         prepared = self.model.preparation(self.pictures[self.rows[positions]].to(self.device))
@@ -334,4 +331,3 @@ def _copy(model: Model) -> dict[str, torch.Tensor]:
 def history_to_json(trained: Trained) -> Json:
     """The checks of a training as JSON."""
     return [vars(check) for check in trained.history]
-

@@ -1,0 +1,91 @@
+"""Small data that can be learned, and finished runs on them, made once and shared by the tests that only read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pixelfit.automl import Run, fit
+from pixelfit.options import checked_options
+from pixelfit.progress import Silent
+from pixelfit.types import Array
+
+ROOT = Path(__file__).parents[1]
+# A label that would run as a script in a page that did not escape it.
+HOSTILE = "<script>document.title='hacked'</script>"
+
+
+def bars(count: int, *, side: int = 12, channels: int = 1, seed: int = 0) -> tuple[Array, Array]:
+    """Pictures with a bright bar, and the column (0 to side - 3) in which it stands, evenly often."""
+    rng = np.random.default_rng(seed)
+    columns = np.arange(count) % (side - 2)
+    pictures = rng.integers(0, 60, (count, side, side, channels), dtype=np.uint8)
+    for row, column in enumerate(columns):
+        pictures[row, 2:-2, column : column + 3] += 180
+    return pictures, columns.astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Where the real data sets lie that are too large to come with the code."""
+    for folder in (Path(os.environ.get("PIXELFIT_DATA", "")), ROOT.parent / "shared" / "data"):
+        if (folder / "mnist").is_dir():
+            return folder
+    pytest.skip("real data are not at hand: set PIXELFIT_DATA to a folder with mnist/ and houses/ to run this test")
+
+
+def _finished(name: str, tmp: Path, **options: object) -> Run:
+    pictures, columns = bars(150)
+    targets: Array = columns if options["task"] == "regression" else np.array(["left", HOSTILE])[(columns > 4).astype(int)]
+    chosen = checked_options(trials=4, steps=40, out=tmp / name, **options)
+    return fit((pictures, targets), chosen, progress=Silent())
+
+
+@pytest.fixture(scope="session")
+def regression_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _finished("regression", tmp_path_factory.mktemp("runs"), task="regression")
+
+
+@pytest.fixture(scope="session")
+def classification_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _finished("classification", tmp_path_factory.mktemp("runs"), task="classification")
+
+
+@pytest.fixture
+def class_folder(tmp_path: Path) -> Path:
+    """A folder with a sub-folder a class, 20 PNG pictures in each."""
+    folder = tmp_path / "animals"
+    for name, brightness in (("cat", 60), ("dog", 190)):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            noise = np.random.default_rng(number).integers(-30, 30, (10, 12, 3))
+            Image.fromarray((brightness + noise).astype(np.uint8)).save(folder / name / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        assert not os.environ.get("CI"), "CI must have a browser"
+        pytest.skip("no Chromium on the PATH")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test works in a folder of its own, without the user's settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PIXELFIT_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

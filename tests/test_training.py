@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_models import Unwatched, prepared, trained
+
+from pixelfit.models import FAMILIES
+from pixelfit.search.space import build_space
+from pixelfit.training import loop
+from pixelfit.training.augment import augment
+from pixelfit.training.loop import Pace, train
+from pixelfit.training.recipe import Augmentation, Recipe
+
+
+def _weights(result: loop.Trained) -> list[torch.Tensor]:
+    return list(result.model.module.state_dict().values())
+
+
+def test_same_seed_same_weights_other_seed_other_weights() -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).start(FAMILIES["convnet"])
+    once, again, other = (trained(recipe, facts, splits, pace=Pace(steps=12), seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(_weights(once), _weights(again), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(_weights(once), _weights(other), strict=True))
+    assert [check.score for check in once.history] == [check.score for check in again.history]
+
+
+def test_a_training_measured_by_the_clock_repeats_from_its_number_of_steps() -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    measured = trained(recipe, facts, splits, pace=Pace(seconds=60.0, most_epochs=5.0))
+    assert not measured.replans
+    repeated = trained(recipe, facts, splits, pace=Pace(steps=measured.steps))
+    assert all(torch.equal(a, b) for a, b in zip(_weights(measured), _weights(repeated), strict=True))
+
+
+def test_a_training_that_would_run_over_its_time_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    now = [0.0]
+
+    def slower_and_slower() -> float:
+        now[0] += 0.05 * (1 + now[0] / 10)
+        return now[0]
+
+    monkeypatch.setattr(loop.time, "monotonic", slower_and_slower)
+    result = trained(recipe, facts, splits, pace=Pace(seconds=40.0, most_epochs=1e6))
+    assert result.replans
+    assert result.steps == result.replans[-1][1]
+    assert now[0] < 44.0
+
+
+def test_a_losing_training_ends_at_its_check() -> None:
+    class Impatient(Unwatched):
+        def on_check(self, fraction: float, score: float) -> bool:
+            return fraction >= 0.5
+
+    facts, splits = prepared("classification")
+    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    result = train(
+        recipe, splits.train, splits.validation, facts, seed=0, pace=Pace(steps=80), monitor=Impatient(), stopped=lambda: False
+    )
+    assert (result.state, result.steps) == ("pruned", 40)
+
+
+def test_a_request_to_stop_ends_after_the_step_with_a_checked_model() -> None:
+    facts, splits = prepared("classification")
+    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    result = train(
+        recipe, splits.train, splits.validation, facts, seed=0, pace=Pace(steps=80), monitor=Unwatched(), stopped=lambda: True
+    )
+    assert (result.state, result.steps, len(result.history)) == ("interrupted", 1, 1)
+
+
+def test_the_best_checked_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    scores = iter([5.0, 3.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0])
+    monkeypatch.setattr(loop._Training, "_check", lambda self: next(scores))
+    result = trained(recipe, facts, splits, pace=Pace(steps=80))
+    assert result.best_at_step == 30
+
+
+def test_a_loss_that_is_no_number_is_an_error() -> None:
+    facts, splits = prepared("regression")
+    recipe = Recipe("linear", "squared", {}, learning_rate=math.inf, batch_size=16)
+    with pytest.raises(FloatingPointError, match="loss"):
+        trained(recipe, facts, splits, pace=Pace(steps=20))
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    pulse = loop._Pulse(total=100)
+    rates = []
+    for step in range(100):
+        pulse.step = step
+        rates.append(loop._learning_rate(1.0, pulse))
+    top = int(np.argmax(rates))
+    assert top == 15
+    assert rates[top] == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(0.01, abs=0.01)
+    assert all(a < b for a, b in zip(rates[:top], rates[1:], strict=False))
+    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+
+
+def test_augmentation_none_is_no_change_and_a_flip_mirrors() -> None:
+    pictures = torch.rand(8, 1, 10, 10)
+    dice = torch.Generator().manual_seed(0)
+    assert augment(pictures, Augmentation(), dice) is pictures
+    flipped = augment(pictures, Augmentation(flip=True), dice)
+    mirrored = [torch.allclose(new, old.flip(-1), atol=1e-5) for new, old in zip(flipped, pictures, strict=True)]
+    kept = [torch.allclose(new, old, atol=1e-5) for new, old in zip(flipped, pictures, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert any(mirrored)
+    assert any(kept)
+
+
+def test_a_turn_in_an_oblong_picture_keeps_right_angles() -> None:
+    # A disc off the centre of a wide picture stays as round as it was, wherever it is turned to.
+    height, width = 40, 80
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    disc = (((y - 20) ** 2 + (x - 28) ** 2) < 64).float().reshape(1, 1, height, width)
+    turned = augment(disc, Augmentation(rotate=30.0), torch.Generator().manual_seed(4))[0, 0]
+    heights, widths = (turned.amax(dim=1) > 0.5).sum(), (turned.amax(dim=0) > 0.5).sum()
+    assert not torch.allclose(turned, disc[0, 0])
+    assert abs(int(heights) - int(widths)) <= 1
