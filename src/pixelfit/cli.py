@@ -35,6 +35,7 @@ TrialsOption = Annotated[int | None, typer.Option(help="Number of trials. Withou
 StepsOption = Annotated[int | None, typer.Option(help="Training steps of each trial, instead of what its time allows.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
+LEADERBOARD_SHOWN = ("rank", "trial", "family", "head", "state", "weight", "epochs", "seconds")
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -135,14 +136,15 @@ def leaderboard(run: RunArgument) -> None:
         raise RunError(f"The run in {run} has no leaderboard yet.")
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
+    metric = f"val_{rows[0]['ranked_by']}"
+    others = [name for name in rows[0] if name in ("val_r2", "val_rounded_accuracy", "val_accuracy")]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = [name for name in rows[0] if name not in ("purpose", "ranked_by", "score", "steps", "parameters", "error")]
-    for name in shown:
-        table.add_column(name, justify="left" if name in ("family", "head", "state") else "right", no_wrap=True)
+    for name in (*LEADERBOARD_SHOWN, metric, *others):
+        table.add_column(name.removeprefix("val_"), justify="left" if name in ("family", "head", "state") else "right")
     for row in rows:
-        table.add_row(*(Text(_short(row[name])) for name in shown))
+        table.add_row(*(Text(_short(row[name])) for name in (*LEADERBOARD_SHOWN, metric, *others)))
     console = _console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    console.print(table)
     for row in rows:
         if row["error"]:
             console.print(Text(f"Trial {row['trial']} failed: {row['error']}"))
@@ -176,7 +178,8 @@ def data_list() -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    # Into a file or a pipe lines are as long as they need to be.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def _fit(source: str, options: FitOptions) -> None:

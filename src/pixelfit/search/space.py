@@ -69,8 +69,9 @@ class Space:
 
     def _augmentation(self, ask: Ask) -> Augmentation:
         amount = ask("augment", Choice((0.0, 0.5, 1.0, 1.5), 1.0))
-        # Mirrored digits and letters are other things; mirrored photographs mostly are not. Validation decides.
-        flip = ask("flip", Choice((True, False), True)) if self.colour else False
+        # Mirrored photographs mostly mean the same, mirrored writing does not. The known-good recipes keep pictures as
+        # they are, since a wrong mirror ruins a model and a missing one costs little; the search may try it.
+        flip = ask("flip", Choice((False, True), False)) if self.colour else False
         return Augmentation(_UNIT.rotate * amount, _UNIT.scale * amount, _UNIT.shear * amount, _UNIT.shift * amount, flip)
 
 

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import bars
+from PIL import Image
+
+from pixelfit import cli
+from pixelfit.automl import Run
+from pixelfit.deadline import Deadline, parse_budget
+from pixelfit.errors import OptionError
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def call(*words: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["pixelfit", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Result(int(ended.value.code or 0), out, err)
+
+    return call
+
+
+def table_of(folder: Path, targets: list[object]) -> Path:
+    """A CSV file beside pictures, one for each target."""
+    pictures, _ = bars(len(targets))
+    lines = ["picture,size"]
+    for number, (picture, target) in enumerate(zip(pictures, targets, strict=True)):
+        Image.fromarray(picture[..., 0]).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{target}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
+    """Commands that cannot work, each with what its sentence must name."""
+    (folder / "empty").mkdir()
+    one = folder / "one"
+    (one / "cat").mkdir(parents=True)
+    for number in range(20):
+        Image.new("L", (8, 8), number).save(one / "cat" / f"{number}.png")
+    good = [f"{number / 3:.3f}" for number in range(20)]
+    for name in ("text", "nan", "good", "single", "cut", "fake"):
+        (folder / name).mkdir()
+    text = table_of(folder / "text", [*good[:6], "large", *good[7:]])
+    nan = table_of(folder / "nan", [*good[:4], "", *good[5:]])
+    fine = table_of(folder / "good", list(good))
+    single = table_of(folder / "single", ["1.5"])
+    cut = table_of(folder / "cut", list(good))
+    whole = (folder / "cut" / "3.png").read_bytes()
+    (folder / "cut" / "3.png").write_bytes(whole[: len(whole) // 2])
+    fake = table_of(folder / "fake", list(good))
+    (folder / "fake" / "7.png").write_text("hello")
+    return {
+        "no such path": ([folder / "nowhere"], "nowhere"),
+        "empty folder": ([folder / "empty"], "empty holds no pictures"),
+        "one class": ([one], "one class only ('cat'"),
+        "one picture": ([single], "1 picture(s)"),
+        "text in a regression": ([text, "--task", "regression"], "Row 7 of table (6.png) has 'large' in 'size'"),
+        "NaN target": ([nan], "Row 5 of table (4.png) has no target in 'size'"),
+        "cut short": ([cut], "3.png"),
+        "no picture": ([fake], "7.png (it is not a picture)"),
+        "budget 0": ([fine, "--budget", "0"], "--budget '0' is too short"),
+        "budget ten": ([fine, "--budget", "ten"], "--budget 'ten' is no length of time"),
+        "no such column": ([fine, "--target", "weight"], "--target 'weight' is no column"),
+        "target without table": ([one, "--target", "weight"], "--target 'weight' is for CSV files"),
+        "trials": ([fine, "--trials", "0"], "--trials 0"),
+        "no data": (["mnist", "--data-dir", folder / "empty"], "empty holds no file train-images-idx3-ubyte.gz"),
+        "no table": ([folder / "text" / "1.png"], "neither a folder nor a CSV file"),
+    }
+
+
+CASES = (
+    "no such path", "empty folder", "one class", "one picture", "text in a regression", "NaN target", "cut short", "no picture",
+    "budget 0", "budget ten", "no such column", "target without table", "trials", "no data", "no table",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gives_one_sentence_and_writes_nothing(case: str, run_cli, tmp_path: Path) -> None:
+    inputs = bad_inputs(tmp_path)
+    assert set(inputs) == set(CASES)
+    words, named = inputs[case]
+    result = run_cli("fit", *words, "--out", tmp_path / "run")
+    assert result.code == 2
+    assert named in result.err
+    assert result.err.startswith("pixelfit: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_fit_from_a_csv_then_predict_leaderboard_and_report(run_cli, tmp_path: Path) -> None:
+    _, columns = bars(80)
+    table = table_of(tmp_path, [column / 2 for column in columns])
+    fitted = subprocess.run(
+        [sys.executable, "-m", "pixelfit", "fit", table, "--trials", "3", "--steps", "20", "--out", "run"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert fitted.returncode == 0, fitted.stderr
+    out = " ".join(fitted.stdout.split())
+    assert "Task: regression ('size' holds numbers with decimals)" in out
+    assert "RMSE" in out
+    assert "run/report.html" in out
+    predicted = run_cli("predict", tmp_path / "run", tmp_path / "3.png", tmp_path / "4.png", "-o", tmp_path / "new" / "out.csv")
+    with (tmp_path / "new" / "out.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert predicted.code == 0
+    assert [line["picture"] for line in lines] == [str(tmp_path / "3.png"), str(tmp_path / "4.png")]
+    assert all(np.isfinite(float(line["size"])) for line in lines)
+    board = run_cli("leaderboard", tmp_path / "run")
+    assert "constant" in board.out
+    assert "convnet" in board.out
+    before = (tmp_path / "run" / "report.html").stat().st_mtime_ns
+    assert run_cli("report", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "report.html").stat().st_mtime_ns > before
+
+
+def test_predict_prints_classes_with_their_probabilities(run_cli, classification_run: Run, tmp_path: Path) -> None:
+    Image.fromarray(bars(9)[0][8][..., 0]).save(tmp_path / "right.png")
+    result = run_cli("predict", classification_run.folder.path, tmp_path / "right.png")
+    (line,) = csv.DictReader(io.StringIO(result.out))
+    shares = [float(value) for name, value in line.items() if name.startswith("p_")]
+    assert sum(shares) == pytest.approx(1, abs=1e-4)
+    assert line["y"] in ("left", "<script>document.title='hacked'</script>")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["predict", "RUN", "missing.png"], "missing.png cannot be read as a picture: there is no such file"),
+        (["predict", "elsewhere", "missing.png"], "elsewhere holds no finished model"),
+        (["leaderboard", "elsewhere"], "elsewhere is no run folder"),
+        (["report", "elsewhere"], "elsewhere is no run folder"),
+        (["fit", "mnist-5k", "--out", "RUN"], "holds a run already"),
+    ],
+)
+def test_bad_runs_and_pictures(words, named: str, run_cli, regression_run: Run) -> None:
+    result = run_cli(*(regression_run.folder.path if word == "RUN" else word for word in words))
+    assert result.code == 2
+    assert named in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_data_list_and_version(run_cli) -> None:
+    listed = run_cli("data", "list").out
+    assert "mnist-5k" in listed
+    assert "licence" in listed
+    assert run_cli("--version").out.strip().count(".") == 2
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    heavy = {"torch", "optuna", "pandas", "sklearn", "numpy", "bokeh"}
+    code = f"import sys, pixelfit, pixelfit.cli; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_ctrl_c_ends_the_search_and_still_gives_everything(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "pixelfit", "fit", "mnist-5k", "--budget", "20m", "--out", "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "#0" in line:  # the baseline is done: a long training is under way
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert "Ended early by Ctrl-C" in out
+    for name in ("scores.json", "leaderboard.csv", "report.html", "model/predictor.json"):
+        assert (tmp_path / "run" / name).is_file()
+    assert "ended early by the user" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("1h30m", 5400), ("2m 30s", 150), (75.5, 75.5)]
+)
+def test_budgets(text, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["ten", "", "0", "-5m", "10 minutes", "1s", "nan", "inf", "m", "1e3"])
+def test_no_budgets(text: str) -> None:
+    with pytest.raises(OptionError, match="--budget"):
+        parse_budget(text)
+
+
+def test_a_deadline_counts_the_time_before_it_and_keeps_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("pixelfit.deadline.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pixelfit.deadline.time.time", lambda: 50.0)
+    deadline = Deadline(60.0, started=40.0)
+    assert (deadline.elapsed(), deadline.left()) == (10.0, 50.0)
+    deadline.reserve(5.0)
+    now[0] += 15
+    assert deadline.left() == 30.0
+    deadline.interrupt()
+    assert deadline.left() == 0.0
+    assert Deadline(None).left() == float("inf")

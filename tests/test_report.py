@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import HOSTILE
+
+from pixelfit import report
+from pixelfit.automl import Run
+from pixelfit.errors import RunError
+from pixelfit.runs import RunFolder
+
+SECTIONS = ["Summary", "Environment", "Data", "Preparation and split", "Models tried", "Evaluation on unseen data", "Final model"]
+
+
+def html(run: Run) -> str:
+    return run.folder.report_file.read_text(encoding="utf-8")
+
+
+def test_sections_follow_the_template(regression_run: Run) -> None:
+    titles = [re.sub(r"<.*?>", "", title).strip() for title in re.findall(r"<h2>(.*?)</h2>", html(regression_run))]
+    assert [re.sub(r"^\d+ ", "", title) for title in titles] == SECTIONS
+
+
+def test_nothing_is_fetched_and_only_its_own_scripts_may_run(regression_run: Run, classification_run: Run) -> None:
+    for run in (regression_run, classification_run):
+        page = html(run)
+        policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page).group(1)  # type: ignore[union-attr]
+        assert "default-src &#39;none&#39;" in policy or "default-src 'none'" in policy
+        assert "unsafe-eval" not in policy
+        assert not re.search(r"script-src[^;]*unsafe", policy)
+        without_scripts = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
+        assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", without_scripts)
+        assert "@import" not in page
+
+
+def test_hostile_labels_are_text(classification_run: Run) -> None:
+    assert HOSTILE not in html(classification_run)
+    assert "&lt;script&gt;document.title=" in html(classification_run)
+
+
+def test_the_figures_are_those_of_scores_json(regression_run: Run) -> None:
+    value = regression_run.scores.test["rmse"]
+    assert f"RMSE <strong>{value.value:.4g}</strong>" in html(regression_run)
+    assert f"95 % interval {value.low:.4g} to {value.high:.4g}" in html(regression_run)
+
+
+def test_own_data_have_no_reference_figures(regression_run: Run) -> None:
+    assert "AutoKeras" not in html(regression_run)
+
+
+def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_run({})
+    with pytest.raises(RunError, match="not finished"):
+        report.draw(folder)
+    assert not folder.report_file.exists()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1440])
+def test_in_a_browser(width: int, chromium: str, classification_run: Run, regression_run: Run, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    switches = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=switches)
+        for run, charts in ((regression_run, 6), (classification_run, 3)):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            requests: list[str] = []
+            complaints: list[str] = []
+            page.on("request", lambda request, seen=requests: seen.append(request.url))
+            page.on(
+                "console", lambda line, seen=complaints: seen.append(line.text) if line.type in ("error", "warning") else None
+            )
+            page.on("pageerror", lambda error, seen=complaints: seen.append(str(error)))
+            page.goto(run.folder.report_file.as_uri())
+            page.wait_for_function(f"document.querySelectorAll('figure .bk-Figure, figure [class*=bk]').length >= {charts}")
+            assert [url for url in requests if not url.startswith("data:")] == [run.folder.report_file.as_uri()]
+            assert complaints == []
+            assert "hacked" not in page.title()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.locator("figure").count() == charts
+            page.close()
+        browser.close()
