@@ -54,7 +54,14 @@ def test_bootstrap_repeats_with_its_seed(regression_run: Run, rng: np.random.Gen
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "text"), [("accuracy", 0.99456, "99.46%"), ("rmse", 0.20749, "0.2075"), ("rmse", 123456.7, "123,457")]
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.99456, "99.46%"),
+        ("rmse", 0.221, "0.2210"),
+        ("rmse", 123456.7, "123,457"),
+        ("r2", -1e-6, "0.00%"),
+        ("r2", -0.5, "-50.00%"),
+    ],
 )
 def test_shown_as_people_read_it(name: str, value: float, text: str) -> None:
     assert metrics.shown(name, value) == text

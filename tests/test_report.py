@@ -9,6 +9,7 @@ from conftest import HOSTILE
 from pixelfit import report
 from pixelfit.automl import Run
 from pixelfit.errors import RunError
+from pixelfit.metrics import shown
 from pixelfit.runs import RunFolder
 
 SECTIONS = ["Summary", "Environment", "Data", "Preparation and split", "Models tried", "Evaluation on unseen data", "Final model"]
@@ -42,8 +43,8 @@ def test_hostile_labels_are_text(classification_run: Run) -> None:
 
 def test_the_figures_are_those_of_scores_json(regression_run: Run) -> None:
     value = regression_run.scores.test["rmse"]
-    assert f"RMSE <strong>{value.value:.4g}</strong>" in html(regression_run)
-    assert f"95 % interval {value.low:.4g} to {value.high:.4g}" in html(regression_run)
+    assert f"RMSE <strong>{shown('rmse', value.value)}</strong>" in html(regression_run)
+    assert f"95 % interval {shown('rmse', value.low)} to {shown('rmse', value.high)}" in html(regression_run)
 
 
 def test_own_data_have_no_reference_figures(regression_run: Run) -> None:

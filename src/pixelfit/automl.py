@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pixelfit import metrics, report
 from pixelfit.data.describe import describe, samples, tell
@@ -60,7 +61,10 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     tell(facts, splits.how, progress)
 
     folder = RunFolder.create(options.out or free_folder(f"{facts.data}-{facts.task}"))
-    folder.write_run({"options": options.model_dump(mode="json"), "budget_s": options.budget_s, "environment": environment()})
+    named = str(source) if isinstance(source, (str, Path)) else None
+    folder.write_run(
+        {"source": named, "options": options.model_dump(mode="json"), "budget_s": options.budget_s, "environment": environment()}
+    )
     folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})
     seconds = {"data": deadline.elapsed()}
 

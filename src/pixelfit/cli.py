@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -40,12 +40,20 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 
 
 def main() -> None:
-    """Entry point: run the command; a PixelfitError becomes one sentence and exit code 2."""
+    """Entry point: run the command; what a user can mend becomes one sentence and exit code 2."""
     try:
         app()
     except PixelfitError as error:
-        sys.stderr.write(f"pixelfit: {error}\n")
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:  # a file that may not be read, a disk that is full
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}.")
+
+
+def _fail(sentence: str) -> NoReturn:
+    sys.stderr.write(f"pixelfit: {' '.join(sentence.split())}\n")
+    sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pixelfit import metrics
+from pixelfit.metrics import shown
 from pixelfit.models.model import Model
 from pixelfit.predictor import Predictor
 from pixelfit.types import Array, Examples, Facts, Picture, Scores, SealedTest
@@ -46,7 +47,7 @@ def _worst(predictor: Predictor, examples: Examples, raw: Array, facts: Facts) -
     if facts.classes is None:
         wrongness = np.abs(raw - examples.targets)
         rows = np.argsort(-wrongness, kind="stable")[:WORST_SHOWN]
-        notes = {row: f"off by {wrongness[row]:.3g}" for row in rows}
+        notes = {row: f"off by {shown('mae', wrongness[row])}" for row in rows}
         true = examples.targets
     else:
         likely = raw[np.arange(len(raw)), examples.targets]

@@ -108,7 +108,7 @@ def measure_with_intervals(facts: Facts, targets: Array, predictions: Array, *, 
 
 
 def shown(name: str, value: float) -> str:
-    """A metric's value as people read it: shares in percent, other figures with three to four digits that count."""
-    if name in SHARES:
-        return f"{value:.2%}"
-    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    """A metric's value as people read it: shares in percent, other figures with four digits that count."""
+    number = f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:#.4g}".removesuffix(".")
+    text = f"{value:.2%}" if name in SHARES else number
+    return text.removeprefix("-") if not text.strip("-0.%") else text  # there is no -0.00%

@@ -174,7 +174,8 @@ def _plot(x_label: str, y_label: str, **options: Any) -> figure:
     for axis in (*plot.xaxis, *plot.yaxis):
         axis.axis_label_text_color = axis.major_label_text_color = _INK
         axis.axis_label_text_font_style = "normal"
-        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = _INK
+        axis.axis_line_color = axis.major_tick_line_color = _INK
+        axis.minor_tick_line_color = None
         axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
     for grid in (*plot.xgrid, *plot.ygrid):
         grid.grid_line_color, grid.grid_line_alpha = _INK, 0.18
@@ -184,7 +185,7 @@ def _plot(x_label: str, y_label: str, **options: Any) -> figure:
 def _legend(plot: figure, items: Sequence[tuple[str, list[Any]]]) -> None:
     legend = Legend(
         items=[LegendItem(label={"value": name}, renderers=renderers) for name, renderers in items],
-        orientation="horizontal", ncols="auto", background_fill_color=None, border_line_color=None, label_text_color=_INK,
+        orientation="horizontal", ncols=3, background_fill_color=None, border_line_color=None, label_text_color=_INK,
         label_text_font="system-ui, sans-serif", spacing=6, margin=6,
     )  # fmt: skip
     plot.add_layout(legend, "above")

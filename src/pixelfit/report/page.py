@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def page(folder: RunFolder) -> Page:
         "scores": _score_rows(scores),
         "references": _reference_rows(data["references"], scores),
         "environment": run["environment"],
-        "options": {name: value for name, value in run["options"].items() if value is not None},
+        "command": _command(run),
         "budget_s": run["budget_s"],
         "timeline": timeline,
         "data": data,
@@ -60,7 +61,8 @@ def page(folder: RunFolder) -> Page:
         "failed": [trial for trial in trials if trial["error"]],
         "confusion": _confusion(scores),
         "members": _members(trials, weights),
-        "run_name": str(folder.path),
+        "run_name": shlex.quote(str(folder.path)),
+        "run_literal": repr(str(folder.path)),
         "seed": scores["seed"],
         "shown_points": min(len(targets), charts._MOST_POINTS),
     }
@@ -91,6 +93,15 @@ def _charts(data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Ar
     return drawn
 
 
+def _command(run: Json) -> str:
+    """The command that repeats the run into a folder of its own; for arrays, which have no name, the options alone."""
+    given = {name: value for name, value in run["options"].items() if value is not None and name != "out"}
+    if "budget" in given:
+        given["budget"] = f"{given['budget']:g}s"
+    options = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items()]
+    return " ".join(["pixelfit fit", shlex.quote(run["source"]) if run["source"] else "(arrays)", *options])
+
+
 def _summary(scores: Json, trials: Sequence[Json], weights: Mapping[int, float], timeline: Json, run: Json) -> dict[str, Json]:
     name = "rmse" if scores["task"] == "regression" else "accuracy"
     value, baseline = scores["test"][name], scores["baseline"][name]["value"]
@@ -108,7 +119,7 @@ def _summary(scores: Json, trials: Sequence[Json], weights: Mapping[int, float],
         "seconds": timeline["seconds"]["scoring"],
         "cores": run["environment"]["cores"],
         "families": " and ".join(families),
-        "members": len(weights),
+        "members": "one model" if len(weights) == 1 else f"{len(weights)} models together",
         "interrupted": timeline["interrupted"],
     }
 
@@ -146,7 +157,7 @@ def _range(facts: Json) -> str:
     if facts["target_range"] is None:
         return f"{len(facts['classes'])} classes"
     low, high = facts["target_range"]
-    return f"{low:g} to {high:g}, {facts['distinct_targets']:,} distinct values"
+    return f"{_value(low)} to {_value(high)}, {facts['distinct_targets']:,} distinct values"
 
 
 def _ranked(trials: Sequence[Json]) -> list[Json]:
@@ -161,9 +172,8 @@ def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by
             "number": trial["number"],
             "family": trial["family"],
             "head": trial["recipe"]["head"],
-            "purpose": trial["purpose"],
-            "state": trial["state"],
-            "score": f"{trial['score']:.4g}",
+            "how": trial["purpose"] + ("" if trial["state"] == "complete" else f", {trial['state']}"),
+            "score": shown(ranked_by, trial["score"]),
             "extra_name": TITLES[extra],
             "extra": shown(extra, trial["metrics"][extra]),
             "weight": f"{weights[trial['number']]:.0%}" if trial["number"] in weights else "",
@@ -233,20 +243,23 @@ def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, 
         if item["kind"] != kind:
             continue
         content = (path / "pictures" / Path(item["file"]).name).read_bytes()
-        prediction = item["prediction"]
-        if isinstance(prediction, float):
-            prediction = f"{prediction:.4g}"
-        target = f"{item['target']:g}" if isinstance(item["target"], float) else charts.as_text(item["target"])
         shown_pictures.append(
             {
                 "src": "data:image/png;base64," + base64.b64encode(content).decode(),
                 "ref": item["ref"],
-                "target": target,
-                "prediction": "" if prediction is None else charts.as_text(prediction),
+                "target": _value(item["target"]),
+                "prediction": "" if item["prediction"] is None else _value(item["prediction"]),
                 "note": item["note"],
             }
         )
     return shown_pictures
+
+
+def _value(value: Json) -> str:
+    """A target or prediction in few characters."""
+    if not isinstance(value, float):
+        return charts.as_text(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def _test_predictions(folder: RunFolder, facts: Json) -> tuple[list[str], Array, Array]:
