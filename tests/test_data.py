@@ -8,10 +8,10 @@ import pytest
 from conftest import bars
 from PIL import Image
 
-from pixelfit.data.inspect import duplicate_groups, inspect
+from pixelfit.data.inspect import inspect
 from pixelfit.data.sources import check_arrays, load_table
 from pixelfit.data.split import split
-from pixelfit.data.store import decode, read_picture, to_spec
+from pixelfit.data.store import decode, duplicate_groups, read_picture, to_spec
 from pixelfit.errors import DataError, OptionError
 from pixelfit.progress import Silent
 from pixelfit.types import Array, Facts, PictureSpec, Splits, Table

@@ -68,7 +68,7 @@ def test_survives_saving_and_predicts_the_same_alone_and_in_a_batch(family, head
     facts, splits = prepared("regression", channels=channels)
     recipe = Recipe(family.name, head, family.starting_architecture(), batch_size=32)
     model = trained(recipe, facts, splits, pace=Pace(steps=8)).model
-    pictures = splits.validation.pictures()
+    pictures = splits.validation.store[splits.validation.rows]
     together = model.predict(pictures)
     assert together.shape == (len(pictures),)
     alone = np.concatenate([model.predict(pictures[row : row + 1]) for row in range(len(pictures))])
@@ -116,10 +116,10 @@ def test_forest_predicts_what_scikit_learn_predicts() -> None:
     facts, splits = prepared("classification")
     head = ClassHead(len(facts.classes or ()))
     module = trees.build(facts.spec, head.outputs, {})
-    pictures = Preparation.of(splits.train.pictures())(torch.from_numpy(splits.train.pictures()))
+    pictures = Preparation.of(splits.train)(torch.from_numpy(splits.train.store[splits.train.rows]))
     architecture = {"trees": 12, "smallest_leaf": 2}
     encoded = head.encode(splits.train.targets)
-    trees.fit(module, pictures, encoded, head=head, architecture=architecture, seed=3, time_left=lambda: 1.0)
+    trees.fit(module, pictures.split(50), encoded, head=head, architecture=architecture, seed=3, time_left=lambda: 1.0)
     same = ExtraTreesClassifier(12, min_samples_leaf=2, max_features="sqrt", max_leaf_nodes=2048, random_state=3)
     same.fit(module.features(pictures).numpy(), encoded.numpy())
     expected = same.predict_proba(module.features(pictures).numpy())

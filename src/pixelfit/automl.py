@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pixelfit.data.store import decode
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import combine
 from pixelfit.environment import environment
-from pixelfit.evaluate import score_on_test
+from pixelfit.evaluate import Evaluation, score_on_test
 from pixelfit.models.model import Model
 from pixelfit.options import FitOptions
 from pixelfit.predictor import Predictor
@@ -23,7 +24,7 @@ from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, free_folder, refuse_taken
 from pixelfit.search import Limits, search
 from pixelfit.search.space import build_space
-from pixelfit.types import Facts, Scores, Trial
+from pixelfit.types import Facts, Scores, Splits, Trial
 
 
 @dataclass(frozen=True)
@@ -61,34 +62,47 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     tell(facts, splits.how, progress)
 
     folder = RunFolder.create(options.out or free_folder(f"{facts.data}-{facts.task}"))
-    named = str(source) if isinstance(source, (str, Path)) else None
-    folder.write_run(
-        {"source": named, "options": options.model_dump(mode="json"), "budget_s": options.budget_s, "environment": environment()}
-    )
-    folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})
+    _save_start(folder, source, options, facts, splits)
     seconds = {"data": deadline.elapsed()}
 
     with deadline.stopped_by_ctrl_c():
-        space = build_space(facts, splits.train)
-        limits = Limits(options.trials, options.steps)
+        space, limits = build_space(facts, splits.train), Limits(options.trials, options.steps)
         trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
         seconds["search"] = deadline.elapsed()
         predictor = combine(trials, splits.validation, facts, folder)
         baseline = Model.load(folder.trial_folder(0))
         evaluation = score_on_test(predictor, baseline, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
-
-        predictor.save(folder.model_folder)
-        weights = {member.trial: member.weight for member in predictor.members}
-        folder.write_leaderboard(trials, metrics.RANKED_BY[facts.task], weights)
-        folder.write_predictions(
-            "validation", facts, splits.validation, predictor.raw(splits.validation.store, splits.validation.rows)
-        )
-        folder.write_predictions("test", facts, evaluation.examples, evaluation.raw)
-        folder.write_pictures([*samples(splits.train, facts), *evaluation.worst], facts.spec)
         folder.write_timeline(seconds, interrupted=deadline.interrupted)
+        _save_results(folder, trials, predictor, evaluation, facts, splits)
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         report.draw(folder)
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
     return Run(folder, facts, trials, predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
+
+
+def _save_start(folder: RunFolder, source: Source, options: FitOptions, facts: Facts, splits: Splits) -> None:
+    """What is known before the search: what was asked for, where it runs, what the data are."""
+    folder.write_run(
+        {
+            "source": str(source) if isinstance(source, (str, Path)) else None,
+            "options": options.model_dump(mode="json"),
+            "budget_s": options.budget_s,
+            "environment": environment(),
+        }
+    )
+    folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})
+
+
+def _save_results(
+    folder: RunFolder, trials: Sequence[Trial], predictor: Predictor, evaluation: Evaluation, facts: Facts, splits: Splits
+) -> None:
+    """The final model, and everything that the report shows of it."""
+    predictor.save(folder.model_folder)
+    weights = {member.trial: member.weight for member in predictor.members}
+    folder.write_leaderboard(trials, metrics.RANKED_BY[facts.task], weights)
+    on_validation = predictor.raw(splits.validation.store, splits.validation.rows)
+    folder.write_predictions("validation", facts, splits.validation, on_validation)
+    folder.write_predictions("test", facts, evaluation.examples, evaluation.raw)
+    folder.write_pictures([*samples(splits.train, facts), *evaluation.worst], facts.spec)

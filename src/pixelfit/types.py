@@ -66,11 +66,12 @@ class Unreadable:
 class Pictures:
     """Every readable picture, decoded: ``store`` of shape (N, height, width, channels), uint8 or float32.
 
-    ``rows`` gives for each picture its row in the table.
+    ``rows`` gives for each picture its row in the table; pictures of the same number in ``groups`` have the same pixels.
     """
 
     store: Array
     rows: Ints
+    groups: Ints
     spec: PictureSpec
     unreadable: tuple[Unreadable, ...]
     original_sizes: Ints  # (N, 2): height and width in the source, in pixels
@@ -109,10 +110,6 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def pictures(self) -> Array:
-        """The pictures themselves, shape (N, height, width, channels)."""
-        return self.store[self.rows]
 
 
 class SealedTest:

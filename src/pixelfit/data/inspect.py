@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -75,7 +74,7 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
             raise DataError(
                 f"{table.name} needs two classes with at least {_FEWEST_A_CLASS} pictures each; too few are in {', '.join(rare)}."
             )
-    _, sizes = np.unique(duplicate_groups(pictures.store), return_counts=True)
+    _, sizes = np.unique(pictures.groups, return_counts=True)
     heights, widths = pictures.original_sizes[:, 0], pictures.original_sizes[:, 1]
     whole = numbers is not None and bool((numbers == np.round(numbers)).all())
     facts = Facts(
@@ -97,13 +96,6 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
         notes=tuple(notes),
     )
     return facts, targets
-
-
-def duplicate_groups(store: Array) -> Ints:
-    """For each picture the number of its group: pictures with the same pixels share one. Shape (N,)."""
-    seen: dict[bytes, int] = {}
-    groups = [seen.setdefault(hashlib.blake2b(picture.tobytes(), digest_size=16).digest(), len(seen)) for picture in store]
-    return np.array(groups, dtype=np.int64)
 
 
 def _refuse_missing(table: Table) -> None:

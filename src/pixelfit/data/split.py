@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pixelfit.data.inspect import duplicate_groups
 from pixelfit.types import Array, Examples, Facts, Ints, Pictures, SealedTest, Splits, Table
 
 TEST_SHARE = 0.2
@@ -22,7 +21,7 @@ def split(table: Table, pictures: Pictures, facts: Facts, targets: Array, *, see
     or by value or tenth of the target's distribution for a regression.
     """
     rng = np.random.default_rng(seed)
-    groups = duplicate_groups(pictures.store)
+    groups = pictures.groups
     strata = _strata(facts, targets)
     rows: Ints = np.arange(len(pictures.rows))
     by = "class" if facts.task == "classification" else "target value"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,13 +49,22 @@ def decode(table: Table, progress: Progress) -> Pictures:
     unreadable = _refuse_if_many(table, bodies)
     rows = np.array([row for row, body in enumerate(bodies) if not isinstance(body, str)], dtype=np.int64)
     size_of_row = dict(zip((row for row, head in enumerate(heads) if not isinstance(head, str)), sizes, strict=True))
+    store = np.stack([body for body in bodies if not isinstance(body, str)])
     return Pictures(
-        store=np.stack([body for body in bodies if not isinstance(body, str)]),
+        store=store,
         rows=rows,
+        groups=duplicate_groups(store),
         spec=spec,
         unreadable=unreadable,
         original_sizes=np.stack([size_of_row[int(row)] for row in rows]),
     )
+
+
+def duplicate_groups(store: Array) -> Ints:
+    """For each picture the number of its group: pictures with the same pixels share one. Shape (N,)."""
+    seen: dict[bytes, int] = {}
+    groups = [seen.setdefault(hashlib.blake2b(picture.tobytes(), digest_size=16).digest(), len(seen)) for picture in store]
+    return np.array(groups, dtype=np.int64)
 
 
 def decode_files(paths: Sequence[Path], spec: PictureSpec, progress: Progress) -> Array:
@@ -161,7 +171,8 @@ def _from_arrays(arrays: Array) -> Pictures:
     sizes = np.tile(np.array(arrays.shape[1:3], dtype=np.int64), (len(arrays), 1))
     height, width = _working_size(sizes)
     spec = PictureSpec(height, width, arrays.shape[3], scale)
-    return Pictures(_resize(arrays, spec), np.arange(len(arrays)), spec, (), sizes)
+    store = _resize(arrays, spec)
+    return Pictures(store, np.arange(len(arrays)), duplicate_groups(store), spec, (), sizes)
 
 
 def _working_size(sizes: Ints) -> tuple[int, int]:

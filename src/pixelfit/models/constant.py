@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Mod
 
 def fit(
     module: nn.Module,
-    pictures: torch.Tensor,
+    chunks: Iterable[torch.Tensor],
     targets: torch.Tensor,
     *,
     head: Head,

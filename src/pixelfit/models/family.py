@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -42,7 +42,7 @@ class Fit(Protocol):
     def __call__(
         self,
         module: nn.Module,
-        pictures: torch.Tensor,
+        chunks: Iterable[torch.Tensor],
         targets: torch.Tensor,
         *,
         head: Head,
@@ -54,7 +54,7 @@ class Fit(Protocol):
 
         Args:
             module: what the family's ``build`` made.
-            pictures: normalised floats, shape (N, C, H, W).
+            chunks: the pictures as normalised floats (n, C, H, W), some at a time, so that large ones need not fit together.
             targets: encoded by ``head``, shape (N,).
             head: says what the outputs mean.
             architecture: the family's own choices, as for ``build``.

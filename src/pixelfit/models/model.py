@@ -16,7 +16,7 @@ from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models import FAMILIES
 from pixelfit.models.heads import Head, head_from_json, head_to_json
-from pixelfit.types import Array, Json, PictureSpec
+from pixelfit.types import Array, Examples, Json, PictureSpec
 
 FORMAT = 1
 _BATCH = 512
@@ -30,10 +30,11 @@ class Preparation:
     std: tuple[float, ...]
 
     @staticmethod
-    def of(pictures: Array) -> Preparation:
-        """Measure the channels of training pictures, shape (N, H, W, C)."""
+    def of(train_set: Examples) -> Preparation:
+        """Measure the channels of the training pictures."""
         # Ten thousand pictures fix a mean to far more digits than matter.
-        sample = pictures[:: max(1, len(pictures) // 10_000)].reshape(-1, pictures.shape[3])
+        sample = train_set.store[train_set.rows[:: max(1, len(train_set) // 10_000)]]
+        sample = sample.reshape(-1, sample.shape[3])
         mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
         return Preparation(tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std))
 

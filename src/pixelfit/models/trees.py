@@ -5,7 +5,7 @@ As arrays the forest is saved without pickle, and predicts in the same way as ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +87,7 @@ def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Mod
 
 def fit(
     module: nn.Module,
-    pictures: torch.Tensor,
+    chunks: Iterable[torch.Tensor],
     targets: torch.Tensor,
     *,
     head: Head,
@@ -99,7 +99,7 @@ def fit(
     assert isinstance(module, Forest)
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor  # a second to load: not needed to predict
 
-    features = module.features(pictures).numpy()
+    features = torch.cat([module.features(chunk) for chunk in chunks]).numpy()
     kind = ExtraTreesClassifier if head.outputs > 1 else ExtraTreesRegressor
     grower = kind(
         n_estimators=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,7 @@ _WARM_STEPS = 3  # the first steps allocate memory and pick kernels, and would m
 _REPLAN_EVERY_S = 2.0
 _FEWEST_STEPS = 4
 _VALIDATION_ROWS_IN_TRAINING = 2_000
+_CHUNK = 1_024  # pictures at a time for models that are fitted directly
 
 
 class Monitor(Protocol):
@@ -127,7 +129,7 @@ def train(
         FloatingPointError: the loss is no longer a finite number.
     """
     head = make_head(recipe.head, train_set.targets, len(facts.classes or ()))
-    preparation = Preparation.of(train_set.store[train_set.rows])
+    preparation = Preparation.of(train_set)
     torch.manual_seed(seed)
     model = Model.new(recipe.family, recipe.architecture, facts.spec, preparation, head)
     if FAMILIES[recipe.family].fit is not None:
@@ -142,11 +144,11 @@ def _fit_directly(
     fit = FAMILIES[recipe.family].fit
     assert fit is not None
     end = time.monotonic() + pace.seconds
-    pictures = model.preparation(torch.from_numpy(train_set.pictures()))
+    chunks = np.array_split(train_set.rows, math.ceil(len(train_set) / _CHUNK))
     with torch.inference_mode():
         steps = fit(
             model.module,
-            pictures,
+            (model.preparation(torch.from_numpy(train_set.store[rows])) for rows in chunks),
             model.head.encode(train_set.targets),
             head=model.head,
             architecture=recipe.architecture,
@@ -170,6 +172,8 @@ class _Training:
         self.targets = model.head.encode(train_set.targets).to(self.device)
         self.batch = min(recipe.batch_size, len(train_set))
         self.low_precision = low_precision(self.device)
+        self.validation_rows = len(validation)
+        self.final_s = 0.0  # what the last prediction of the whole validation set will take
         # A fixed part of a large validation set is enough to see where a training is going.
         every = max(1, len(validation) // _VALIDATION_ROWS_IN_TRAINING)
         self.check_store, self.check_rows = validation.store, validation.rows[::every]
@@ -185,7 +189,7 @@ class _Training:
             pulse = _Pulse(total=most)
         else:
             pulse = _Pulse(total=self._steps_that_fit(most, begun + pace.seconds))
-        best_state, best_at = self._steps(pulse, begun + pace.seconds, monitor, stopped)
+        best_state, best_at = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
         self.model.module.load_state_dict(best_state)
         self.model.module.cpu().eval()
         return Trained(
@@ -300,7 +304,10 @@ class _Training:
         check_s = time.monotonic() - started
         self.model.module.load_state_dict(before)
         step_s = float(np.median(seconds[_WARM_STEPS:] or seconds))
-        return int(np.clip((end - time.monotonic() - _CHECKS * check_s) / step_s, min(_FEWEST_STEPS, most), most))
+        # At the end the whole validation set is predicted in full precision, which takes about twice as long.
+        self.final_s = 2 * check_s * self.validation_rows / len(self.check_rows)
+        left = end - self.final_s - time.monotonic() - _CHECKS * check_s
+        return int(np.clip(left / step_s, min(_FEWEST_STEPS, most), most))
 
 
 def _learning_rate(highest: float, pulse: _Pulse) -> float:
