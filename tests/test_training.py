@@ -75,13 +75,35 @@ def test_a_request_to_stop_ends_after_the_step_with_a_checked_model() -> None:
     assert (result.state, result.steps, len(result.history)) == ("interrupted", 1, 1)
 
 
-def test_the_best_checked_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([5.0, 3.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0], 30),  # learning by heart: far worse at the end
+        ([5.0, 4.0, 3.0, 2.0, 2.0, 1.0, 0.9, 0.8], 80),
+        ([5.0, 4.0, 3.0, 2.0, 0.79, 1.0, 0.9, 0.8], 80),  # a lead that is luck
+    ],
+)
+def test_the_last_weights_are_kept_unless_earlier_ones_were_clearly_better(
+    scores: list[float], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
-    scores = iter([5.0, 3.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0])
-    monkeypatch.setattr(loop._Training, "_check", lambda self: next(scores))
+    rng = np.random.default_rng(0)
+    losses = iter([score + rng.normal(0, 0.3, 100) for score in scores])
+    monkeypatch.setattr(loop._Training, "_check", lambda self: next(losses))
+    weights = []
+    monkeypatch.setattr(loop._Training, "_next_check", lambda self, pulse: 10 * (len(pulse.history) + 1))
+    original = loop._copy
+
+    def remembering(model: loop.Model) -> dict[str, torch.Tensor]:
+        weights.append(original(model))
+        return weights[-1]
+
+    monkeypatch.setattr(loop, "_copy", remembering)
     result = trained(recipe, facts, splits, pace=Pace(steps=80))
-    assert result.best_at_step == 30
+    assert result.best_at_step == kept
+    of_kept = weights[2] if kept == 30 else weights[-1]  # copies are made at each new best check, and at the end
+    assert all(map(torch.equal, of_kept.values(), _weights(result)))
 
 
 def test_a_loss_that_is_no_number_is_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
     from pixelfit.automl import Run
     from pixelfit.options import FitOptions
+
+# The budget counts from here, before the heavy imports. The process's own start would be that of a shell that called
+# `exec pixelfit`, perhaps hours ago.
+STARTED = time.time()
 
 app = typer.Typer(
     name="pixelfit",
@@ -191,16 +196,13 @@ def _console() -> Console:
 
 
 def _fit(source: str, options: FitOptions) -> None:
-    import psutil
-
-    started = psutil.Process().create_time()  # the budget counts from the moment the user pressed enter
     console = _console()
     from pixelfit.display import Display
 
-    with Display(console, budget_s=options.budget_s, started=started) as display:
+    with Display(console, budget_s=options.budget_s, started=STARTED) as display:
         from pixelfit.automl import fit
 
-        run = fit(source, options, progress=display, started=started)
+        run = fit(source, options, progress=display, started=STARTED)
     _print_result(console, run)
 
 

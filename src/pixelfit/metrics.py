@@ -80,6 +80,15 @@ def metrics_for(task: Task, *, whole_numbers: bool) -> Mapping[str, Callable[[Ar
     return {**chosen, "rounded_accuracy": rounded_accuracy} if whole_numbers else chosen
 
 
+def row_losses(facts: Facts, targets: Array, predictions: Array) -> Array:
+    """What each row adds to the ranking metric: squared errors, or minus the logarithms of true classes' probabilities."""
+    if facts.task == "regression":
+        losses: Array = (targets - predictions) ** 2
+        return losses
+    true = predictions[np.arange(len(targets)), targets]
+    return -np.log(np.maximum(true, _LEAST_PROBABILITY))
+
+
 def ranking_metric(facts: Facts) -> Callable[[Array, Array], float]:
     """The metric that trials are ranked by; smaller is better."""
     return metrics_for(facts.task, whole_numbers=facts.whole_numbers)[RANKED_BY[facts.task]]

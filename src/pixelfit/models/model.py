@@ -47,7 +47,11 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Model:
-    """A module with all that is needed to predict with it."""
+    """A module with all that is needed to predict with it.
+
+    ``temperature`` divides the raw outputs of heads over classes or values before the softmax, so that probabilities
+    are as sure as they should be (Guo et al. 2017).
+    """
 
     family: str
     architecture: Mapping[str, Json]
@@ -55,12 +59,20 @@ class Model:
     preparation: Preparation
     head: Head
     module: nn.Module
+    temperature: float = 1.0
 
     @staticmethod
-    def new(family: str, architecture: Mapping[str, Json], spec: PictureSpec, preparation: Preparation, head: Head) -> Model:
+    def new(
+        family: str,
+        architecture: Mapping[str, Json],
+        spec: PictureSpec,
+        preparation: Preparation,
+        head: Head,
+        temperature: float = 1.0,
+    ) -> Model:
         """An untrained model of the family."""
         module = FAMILIES[family].build(spec, head.outputs, architecture)
-        return Model(family, architecture, spec, preparation, head, _channels_last(module))
+        return Model(family, architecture, spec, preparation, head, _channels_last(module), temperature)
 
     def parameters(self) -> int:
         """How many numbers the model holds."""
@@ -80,7 +92,7 @@ class Model:
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
         """Predictions: values (N,) for a regression, class probabilities (N, classes) for a classification."""
-        return self.head.predict(self.outputs(store, rows)).numpy()
+        return self.head.predict(self.outputs(store, rows) / self.temperature).numpy()
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` and ``model.safetensors`` into the folder."""
@@ -94,6 +106,7 @@ class Model:
             "spec": asdict(self.spec),
             "preparation": asdict(self.preparation),
             "head": head_to_json(self.head),
+            "temperature": self.temperature,
         }
         write_json(folder / "model.json", description)
 
@@ -114,6 +127,7 @@ class Model:
                 PictureSpec(**described["spec"]),
                 Preparation(**{name: tuple(values) for name, values in described["preparation"].items()}),
                 head_from_json(described["head"]),
+                float(described["temperature"]),
             )
             model.module.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

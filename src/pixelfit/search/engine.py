@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pixelfit import metrics
+from pixelfit.calibration import calibrated
 from pixelfit.deadline import Deadline
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
@@ -71,8 +72,9 @@ class LocalEngine:
             monitor=_Watch(plan, self._progress),
             stopped=lambda: self._deadline.interrupted,
         )
+        model = calibrated(trained.model, validation)
         asked = time.monotonic()
-        predictions = trained.model.predict(validation.store, validation.rows)
+        predictions = model.predict(validation.store, validation.rows)
         predict_ms = 1000 * (time.monotonic() - asked) / len(validation)
         measured = metrics.measure(facts, validation.targets, predictions)
         bad = [name for name, value in measured.items() if not math.isfinite(value)]
@@ -88,14 +90,14 @@ class LocalEngine:
             seconds=time.monotonic() - begun,
             steps=trained.steps,
             epochs=trained.epochs,
-            parameters=trained.model.parameters(),
+            parameters=model.parameters(),
             score=measured[ranked_by],
             metrics=measured,
             predict_ms=predict_ms,
             replans=trained.replans,
             best_at_step=trained.best_at_step,
         )
-        return Outcome(trial, history_to_json(trained), trained.model, predictions)
+        return Outcome(trial, history_to_json(trained), model, predictions)
 
 
 class _Watch:

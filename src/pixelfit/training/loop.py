@@ -18,7 +18,7 @@ from pixelfit.models.heads import make_head
 from pixelfit.models.model import Model, Preparation
 from pixelfit.training.augment import augment
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Examples, Facts, Json, TrialState
+from pixelfit.types import Array, Examples, Facts, Json, TrialState
 
 _WARM_UP = 0.15  # share of the steps in which the learning rate rises
 _FINAL_LR = 0.01  # share of the highest learning rate at the end
@@ -79,6 +79,15 @@ class Trained:
     replans: tuple[tuple[int, int], ...] = ()
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Weights at a check, and each checked row's loss with them."""
+
+    step: int
+    losses: Array
+    state: dict[str, torch.Tensor]
+
+
 @dataclass
 class _Pulse:
     """What changes from step to step."""
@@ -118,7 +127,8 @@ def train(
     Args:
         recipe: what to build and how to train it.
         train_set: pictures and targets to learn from.
-        validation: pictures and targets that tell how well it goes; the best of the checked weights are kept.
+        validation: pictures and targets that tell how well it goes; the last weights are kept, unless those of an
+            earlier check were clearly better.
         facts: the task, the classes and the form of the pictures.
         seed: of the weights, the order of pictures and the augmentation.
         pace: how long to train.
@@ -163,7 +173,7 @@ class _Training:
 
     def __init__(self, recipe: Recipe, model: Model, train_set: Examples, validation: Examples, facts: Facts, seed: int) -> None:
         self.recipe, self.model, self.seed = recipe, model, seed
-        self.score = metrics.ranking_metric(facts)
+        self.facts = facts
         self.device = pick_device()
         self.pictures = torch.from_numpy(train_set.store)
         if self.device.type == "cuda" and self.pictures.nbytes < 0.3 * torch.cuda.mem_get_info()[0]:
@@ -189,8 +199,7 @@ class _Training:
             pulse = _Pulse(total=most)
         else:
             pulse = _Pulse(total=self._steps_that_fit(most, begun + pace.seconds))
-        best_state, best_at = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
-        self.model.module.load_state_dict(best_state)
+        best_at = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
         self.model.module.cpu().eval()
         return Trained(
             model=self.model,
@@ -202,12 +211,11 @@ class _Training:
             replans=tuple(pulse.replans),
         )
 
-    def _steps(
-        self, pulse: _Pulse, end: float, monitor: Monitor, stopped: Callable[[], bool]
-    ) -> tuple[dict[str, torch.Tensor], int]:
+    def _steps(self, pulse: _Pulse, end: float, monitor: Monitor, stopped: Callable[[], bool]) -> int:
+        """Train, and return the step whose weights the model has in the end."""
         begun = time.monotonic()
         optimizer, batches, dice = self._fresh()
-        best, best_state, best_at = float("inf"), _copy(self.model), 0
+        kept: _Kept | None = None
         loss_sum, losses = torch.zeros((), device=self.device), 0
         check_s, replanned = 0.0, time.monotonic()
         next_check = self._next_check(pulse)
@@ -226,11 +234,12 @@ class _Training:
                 mean_loss = float(loss_sum) / losses
                 if not np.isfinite(mean_loss):
                     raise FloatingPointError(f"the loss is {mean_loss} after {pulse.step} steps")
-                value = self._check()
+                losses_now = self._check()
+                value = self._score(losses_now)
                 epoch = round(pulse.step * self.batch / len(self.rows), 3)
                 pulse.history.append(Check(pulse.step, epoch, mean_loss, value, round(started - begun, 3)))
-                if value <= best:
-                    best, best_state, best_at = value, _copy(self.model), pulse.step
+                if kept is None or losses_now.mean() < kept.losses.mean():
+                    kept = _Kept(pulse.step, losses_now, _copy(self.model))
                 loss_sum, losses = torch.zeros((), device=self.device), 0
                 losing = monitor.on_check(pulse.step / pulse.total, value)
                 check_s = time.monotonic() - started
@@ -238,7 +247,11 @@ class _Training:
                 if leave or losing:
                     pulse.state = "interrupted" if leave else "pruned"
                     break
-        return best_state, best_at
+        assert kept is not None
+        if not _clearly_better(kept.losses, losses_now):
+            kept = _Kept(pulse.step, losses_now, _copy(self.model))
+        self.model.module.load_state_dict(kept.state)
+        return kept.step
 
     def _next_check(self, pulse: _Pulse) -> int:
         done = len(pulse.history) + 1
@@ -283,10 +296,15 @@ class _Training:
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
 
-    def _check(self) -> float:
+    def _check(self) -> Array:
+        """Each checked row's loss."""
         with self._autocast():
             predictions = self.model.predict(self.check_store, self.check_rows)
-        return self.score(self.check_targets, predictions)
+        return metrics.row_losses(self.facts, self.check_targets, predictions)
+
+    def _score(self, losses: Array) -> float:
+        mean = float(losses.mean())
+        return math.sqrt(mean) if self.facts.task == "regression" else mean
 
     def _steps_that_fit(self, most: int, end: float) -> int:
         """Time a few steps and one check, put everything back as it was, and say how many steps fit until ``end``."""
@@ -304,8 +322,9 @@ class _Training:
         check_s = time.monotonic() - started
         self.model.module.load_state_dict(before)
         step_s = float(np.median(seconds[_WARM_STEPS:] or seconds))
-        # At the end the whole validation set is predicted in full precision, which takes about twice as long.
-        self.final_s = 2 * check_s * self.validation_rows / len(self.check_rows)
+        # At the end the whole validation set is predicted twice, to calibrate and to score, in full precision, which
+        # takes about twice as long.
+        self.final_s = 4 * check_s * self.validation_rows / len(self.check_rows)
         left = end - self.final_s - time.monotonic() - _CHECKS * check_s
         return int(np.clip(left / step_s, min(_FEWEST_STEPS, most), most))
 
@@ -329,6 +348,16 @@ def _replan(pulse: _Pulse, now: float, begun: float, end: float, check_s: float)
     if fit < 0.98 * pulse.total:
         pulse.total = fit
         pulse.replans.append((pulse.step, fit))
+
+
+def _clearly_better(earlier: Array, last: Array) -> bool:
+    """Whether earlier weights beat the last ones by more than one standard error of the rows' differences.
+
+    The falling learning rate makes the last weights the best ones, unless the model has begun to learn the training
+    pictures by heart; on a few hundred validation rows a smaller lead is luck.
+    """
+    gain = last - earlier
+    return bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
 
 
 def _copy(model: Model) -> dict[str, torch.Tensor]:
