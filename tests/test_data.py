@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,23 @@ def test_small_continuous_data_still_get_a_test_set() -> None:
     _, splits = splits_of((bars(12)[0], np.linspace(0, 1, 12)))
     assert len(splits.test) >= 2
     assert len(splits.validation) >= 1
+
+
+def test_too_few_different_pictures_are_refused() -> None:
+    with pytest.raises(DataError, match=r"arrays has only 1 different picture\(s\)"):
+        splits_of((np.zeros((30, 8, 8), dtype=np.uint8), np.arange(30) / 7))
+
+
+def test_many_rare_classes_are_counted_not_listed() -> None:
+    with pytest.raises(DataError, match=r"too few are in .* and 55 more\."):
+        looked_at((bars(60)[0], np.array([f"name {row}" for row in range(60)])))
+
+
+def test_file_names_that_are_no_utf_8_are_spelled_out(class_folder: Path) -> None:
+    (class_folder / "cat" / "00.png").rename(class_folder / "cat" / os.fsdecode(b"caf\xe9.png"))
+    table, _, _ = looked_at(class_folder)
+    assert "cat/caf\\udce9.png" in table.refs
+    "\n".join(table.refs).encode()
 
 
 # --- named data

@@ -53,6 +53,22 @@ def test_a_training_that_would_run_over_its_time_is_shortened(monkeypatch: pytes
     assert now[0] < 44.0
 
 
+def test_a_training_measured_on_a_slow_moment_is_lengthened_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    now = [0.0]
+
+    def slow_at_first() -> float:
+        now[0] += 0.5 if now[0] < 15 else 0.1
+        return now[0]
+
+    monkeypatch.setattr(loop.time, "monotonic", slow_at_first)
+    result = trained(recipe, facts, splits, pace=Pace(seconds=200.0, most_epochs=1e6))
+    assert result.replans[0][1] > result.replans[0][0] / 0.3
+    assert result.steps == result.replans[-1][1]
+    assert 150.0 < now[0] < 210.0
+
+
 def test_a_losing_training_ends_at_its_check() -> None:
     class Impatient(Unwatched):
         def on_check(self, fraction: float, score: float) -> bool:
@@ -114,7 +130,7 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
 
 
 def test_learning_rate_rises_and_falls() -> None:
-    pulse = loop._Pulse(total=100)
+    pulse = loop._Pulse(total=100, most=100)
     rates = []
     for step in range(100):
         pulse.step = step

@@ -95,7 +95,7 @@ class Display:
 def scored(trial: Trial) -> str:
     """A trial's validation metrics in a line, the one that ranks first."""
     first = next(name for name in RANKED_BY.values() if name in trial.metrics)
-    others = [name for name in ("rounded_accuracy", "accuracy", "r2") if name in trial.metrics][:1]
+    others = [name for name in ("accuracy", "r2") if name in trial.metrics]
     return ", ".join(f"{TITLES[name]} {shown(name, trial.metrics[name])}" for name in (first, *others))
 
 

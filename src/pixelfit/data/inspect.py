@@ -14,6 +14,7 @@ FEWEST_PICTURES = 10
 # Up to this many distinct whole numbers are taken for labels, unless the user says otherwise.
 _MOST_NUMBERED_CLASSES = 20
 _FEWEST_A_CLASS = 3
+_NAMED = 5  # rare classes in a message
 
 
 def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts, Array]:
@@ -68,11 +69,12 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
             )
         counts = np.bincount(targets, minlength=len(classes))
         rare = [f"{classes[code]!r} ({counts[code]})" for code in np.flatnonzero(counts < _FEWEST_A_CLASS)]
+        listed = ", ".join(rare[:_NAMED]) + (f" and {len(rare) - _NAMED:,} more" if len(rare) > _NAMED else "")
         if rare:
-            notes.append(f"Classes with fewer than {_FEWEST_A_CLASS} pictures are in the training set only: {', '.join(rare)}.")
+            notes.append(f"Classes with fewer than {_FEWEST_A_CLASS} pictures are in the training set only: {listed}.")
         if (counts >= _FEWEST_A_CLASS).sum() < 2:
             raise DataError(
-                f"{table.name} needs two classes with at least {_FEWEST_A_CLASS} pictures each; too few are in {', '.join(rare)}."
+                f"{table.name} needs two classes with at least {_FEWEST_A_CLASS} pictures each; too few are in {listed}."
             )
     _, sizes = np.unique(pictures.groups, return_counts=True)
     heights, widths = pictures.original_sizes[:, 0], pictures.original_sizes[:, 1]

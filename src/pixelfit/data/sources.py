@@ -68,12 +68,17 @@ def _from_folder(folder: Path) -> Table:
         raise DataError(f"The folder {folder} holds no pictures; it needs a sub-folder with pictures for each class.")
     return Table(
         name=folder.resolve().name,
-        refs=tuple(file.relative_to(folder).as_posix() for _, file in found),
-        targets=np.array([name for name, _ in found], dtype=object),
+        refs=tuple(_printable(file.relative_to(folder).as_posix()) for _, file in found),
+        targets=np.array([_printable(name) for name, _ in found], dtype=object),
         target_name="folder",
         paths=tuple(file for _, file in found),
         targets_are_folder_names=True,
     )
+
+
+def _printable(name: str) -> str:
+    """A file's name with the bytes that are no UTF-8 spelled out, so that it can be written into files."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -145,7 +150,7 @@ def _from_pair(X: object, y: object) -> Table:
     arrays: Array | None = None
     if isinstance(X, (list, tuple)) and X and all(isinstance(item, (str, Path)) for item in X):
         paths = tuple(Path(item) for item in X)
-        refs = tuple(str(item) for item in X)
+        refs = tuple(_printable(str(item)) for item in X)
     else:
         arrays = check_arrays(X)
         refs = tuple(f"row {row}" for row in range(len(arrays)))

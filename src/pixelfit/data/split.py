@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pixelfit.errors import DataError
 from pixelfit.types import Array, Examples, Facts, Ints, Pictures, SealedTest, Splits, Table
 
 TEST_SHARE = 0.2
@@ -19,6 +20,9 @@ def split(table: Table, pictures: Pictures, facts: Facts, targets: Array, *, see
 
     The data's own test set is used where there is one, otherwise a fifth is cut off. Cuts are stratified: by class,
     or by value or tenth of the target's distribution for a regression.
+
+    Raises:
+        DataError: too many pictures are the same for three parts that share none.
     """
     rng = np.random.default_rng(seed)
     groups = pictures.groups
@@ -38,6 +42,10 @@ def split(table: Table, pictures: Pictures, facts: Facts, targets: Array, *, see
     share = min(VALIDATION_SHARE, MOST_VALIDATION / len(development))
     validation, train = _cut(development, groups, strata, share, rng)
     how += f"; validation set: {len(validation) / len(development):.1%} of the rest, likewise stratified (seed {seed})"
+
+    if not (len(train) and len(validation) and len(test)):
+        different = len(np.unique(groups))
+        raise DataError(f"{table.name} has only {different:,} different picture(s), too few to train, validate and test on.")
 
     def examples(chosen: Ints) -> Examples:
         return Examples(pictures.store, chosen, targets[chosen], tuple(table.refs[row] for row in pictures.rows[chosen]))

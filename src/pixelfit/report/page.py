@@ -219,7 +219,8 @@ def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[
             "steps": by_number[number]["steps"],
             "epochs": by_number[number]["epochs"],
             "seed": by_number[number]["seed"],
-            "recipe": _flat(by_number[number]["recipe"]),
+            # The recipe's own number of epochs counts only where no clock does; what was trained stands above.
+            "recipe": [line for line in _flat(by_number[number]["recipe"]) if line[0] != "epochs"],
         }
         for number, weight in weights.items()
     ]

@@ -26,6 +26,7 @@ _CHECKS = 8  # looks at the validation set in one training
 _MEASURED_STEPS = 8
 _WARM_STEPS = 3  # the first steps allocate memory and pick kernels, and would mislead
 _REPLAN_EVERY_S = 2.0
+_GROWS_UNTIL = 0.3  # share of the steps
 _FEWEST_STEPS = 4
 _VALIDATION_ROWS_IN_TRAINING = 2_000
 _CHUNK = 1_024  # pictures at a time for models that are fitted directly
@@ -46,8 +47,9 @@ class Pace:
     """How long a training may be.
 
     With ``steps`` it takes just these. Otherwise it takes the steps of at most ``most_epochs`` epochs that fit into
-    ``seconds``, measured on its first steps and then fixed. In both cases it is shortened on the way if it would run
-    over ``seconds``; with no limit there, nothing depends on the clock.
+    ``seconds``, measured on its first steps and then fixed, but for a correction where the machine proves faster or
+    slower (``Trained.replans``). It is shortened in both cases if it would run over ``seconds``; with no limit there,
+    nothing depends on the clock.
     """
 
     seconds: float = float("inf")
@@ -93,6 +95,7 @@ class _Pulse:
     """What changes from step to step."""
 
     total: int
+    most: int
     step: int = 0
     state: TrialState = "complete"
     replans: list[tuple[int, int]] = field(default_factory=list)
@@ -194,11 +197,11 @@ class _Training:
         steps_an_epoch = len(self.rows) / self.batch
         most = max(_FEWEST_STEPS, round(pace.most_epochs * steps_an_epoch))
         if pace.steps is not None:
-            pulse = _Pulse(total=pace.steps)
+            pulse = _Pulse(total=pace.steps, most=pace.steps)
         elif pace.seconds == float("inf"):
-            pulse = _Pulse(total=most)
+            pulse = _Pulse(total=most, most=most)
         else:
-            pulse = _Pulse(total=self._steps_that_fit(most, begun + pace.seconds))
+            pulse = _Pulse(total=self._steps_that_fit(most, begun + pace.seconds), most=most)
         best_at = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
         self.model.module.cpu().eval()
         return Trained(
@@ -339,13 +342,18 @@ def _learning_rate(highest: float, pulse: _Pulse) -> float:
 
 
 def _replan(pulse: _Pulse, now: float, begun: float, end: float, check_s: float) -> None:
-    """Shorten the training if it would run over its end: the machine may have become slower than when it was measured."""
+    """Shorten the training if it would run over its end, or lengthen it early on if it would end long before.
+
+    The machine may have become slower or faster than in the few steps that were measured.
+    """
     if end == float("inf"):
         return
     step_s = (now - begun) / pulse.step
     checks_left = max(1, _CHECKS - len(pulse.history))
-    fit = pulse.step + max(1, int((end - now - checks_left * check_s) / step_s))
-    if fit < 0.98 * pulse.total:
+    fit = min(pulse.most, pulse.step + max(1, int((end - now - checks_left * check_s) / step_s)))
+    # Later a longer schedule would raise the learning rate again after it has fallen.
+    may_grow = pulse.step < _GROWS_UNTIL * pulse.total
+    if fit < 0.98 * pulse.total or (may_grow and fit > 1.1 * pulse.total):
         pulse.total = fit
         pulse.replans.append((pulse.step, fit))
 
