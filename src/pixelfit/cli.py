@@ -36,7 +36,9 @@ TaskOption = Annotated[
     Literal["regression", "classification"] | None, typer.Option(help="Force the task; otherwise it is inferred from the target.")
 ]
 BudgetOption = Annotated[str | None, typer.Option(help="Time for the whole command, such as 90s, 10m or 1h30m. Default: 10m.")]
-TrialsOption = Annotated[int | None, typer.Option(help="Number of trials. Without --budget the run then repeats exactly.")]
+TrialsOption = Annotated[
+    int | None, typer.Option(help="Number of trials, with the baseline. Without --budget the run repeats exactly.")
+]
 StepsOption = Annotated[int | None, typer.Option(help="Training steps of each trial, instead of what its time allows.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]

@@ -32,9 +32,8 @@ def tell(facts: Facts, how: str, progress: Progress) -> None:
 def describe(splits: Splits, facts: Facts) -> dict[str, Json]:
     """Sizes of the splits, and how often each class or range of targets occurs in the development data."""
     edges: list[float] | None = None
-    if facts.classes is None:
-        development = np.concatenate([splits.train.targets, splits.validation.targets])
-        edges = [float(edge) for edge in _edges(development, whole=facts.whole_numbers)]
+    if facts.target_range is not None:
+        edges = [float(edge) for edge in _edges(*facts.target_range, whole=facts.whole_numbers)]
     return {
         "split": splits.how,
         "sizes": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
@@ -58,8 +57,7 @@ def label(target: float, facts: Facts) -> Label:
     return float(target) if facts.classes is None else facts.classes[int(target)]
 
 
-def _edges(targets: Array, *, whole: bool) -> Array:
-    low, high = float(targets.min()), float(targets.max())
+def _edges(low: float, high: float, *, whole: bool) -> Array:
     if whole and high - low < _BINS:
         return np.arange(low - 0.5, high + 1.5)  # a bar a whole number
     return np.linspace(low, high, _BINS + 1)

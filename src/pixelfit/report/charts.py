@@ -11,6 +11,7 @@ import numpy as np
 from bokeh.embed import components
 from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models.axes import CategoricalAxis
 from bokeh.models.ranges import DataRange1d
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -176,6 +177,8 @@ def _plot(x_label: str, y_label: str, **options: Any) -> figure:
         axis.axis_label_text_font_style = "normal"
         axis.axis_line_color = axis.major_tick_line_color = _INK
         axis.minor_tick_line_color = None
+        if not isinstance(axis, CategoricalAxis):
+            axis.formatter = NumeralTickFormatter(format="0.[0000]a")  # 1.5k, 2m: short enough for a phone
         axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
     for grid in (*plot.xgrid, *plot.ygrid):
         grid.grid_line_color, grid.grid_line_alpha = _INK, 0.18

@@ -118,7 +118,7 @@ def _summary(scores: Json, trials: Sequence[Json], weights: Mapping[int, float],
         "trials": len(trials),
         "seconds": timeline["seconds"]["scoring"],
         "cores": run["environment"]["cores"],
-        "families": " and ".join(families),
+        "families": ", ".join(families),
         "members": "one model" if len(weights) == 1 else f"{len(weights)} models together",
         "interrupted": timeline["interrupted"],
     }

@@ -70,7 +70,8 @@ class _Search:
         if self.limits.trials is None:
             pace = Pace(seconds, most_epochs=recipe.epochs * lengths, steps=self.limits.steps)
         else:
-            pace = Pace(self.deadline.left(), most_epochs=recipe.epochs, steps=self.limits.steps)
+            seconds = self.deadline.left() / (self.limits.trials - number)  # an even share, which a known number allows
+            pace = Pace(seconds, most_epochs=recipe.epochs, steps=self.limits.steps)
         return Plan(number, purpose, recipe, pace, seed=self.seed * 10_000 + number)
 
     def _sampled(self) -> tuple[Plan, Asked]:
