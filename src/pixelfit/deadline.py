@@ -12,7 +12,6 @@ from types import FrameType
 
 from pixelfit.errors import OptionError
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SHORTEST = 5.0  # seconds: less does not even load the libraries
 
 
@@ -27,7 +26,7 @@ def parse_budget(text: str | float) -> float:
     if not words or parts is None:
         raise OptionError(f"--budget {str(text)!r} is no length of time; write it like 90s, 10m or 1h30m.")
     hours, minutes, seconds = (float(part or 0) for part in parts.groups())
-    total = hours * _UNITS["h"] + minutes * _UNITS["m"] + seconds
+    total = hours * 3600 + minutes * 60 + seconds
     if not _SHORTEST <= total < float("inf"):
         raise OptionError(f"--budget {str(text)!r} is too short: give at least {_SHORTEST:g} seconds.")
     return total

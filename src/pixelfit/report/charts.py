@@ -22,7 +22,7 @@ from pixelfit.types import Array, Json
 # Okabe & Ito's palette, which colour-blind readers can tell apart; the black of it is left out for dark grounds.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A900")
 _INK = "#7d8590"  # a grey that reads on white and on near-black
-_MOST_POINTS = 2_500  # more points hide one another and make the file large
+MOST_POINTS = 2_500  # more points hide one another and make the file large
 
 
 def charts_html(charts: Mapping[str, figure]) -> tuple[Markup, dict[str, Markup]]:
@@ -164,7 +164,7 @@ def family_colours(trials: Sequence[Json]) -> dict[str, str]:
 
 
 def _some(count: int) -> Array:
-    return np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).round().astype(int))
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int))
 
 
 def _plot(x_label: str, y_label: str, **options: Any) -> figure:

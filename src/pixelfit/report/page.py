@@ -64,7 +64,7 @@ def page(folder: RunFolder) -> Page:
         "run_name": shlex.quote(str(folder.path)),
         "run_literal": repr(str(folder.path)),
         "seed": scores["seed"],
-        "shown_points": min(len(targets), charts._MOST_POINTS),
+        "shown_points": min(len(targets), charts.MOST_POINTS),
     }
     return Page(sections, drawn)
 

@@ -251,7 +251,8 @@ class _Training:
                     pulse.state = "interrupted" if leave else "pruned"
                     break
         assert kept is not None
-        if not _clearly_better(kept.losses, losses_now):
+        # A training that was ended early has not had its low learning rates: there the best check is as good as any.
+        if pulse.state == "complete" and not _clearly_better(kept.losses, losses_now):
             kept = _Kept(pulse.step, losses_now, _copy(self.model))
         self.model.module.load_state_dict(kept.state)
         return kept.step
