@@ -65,3 +65,14 @@ def test_bootstrap_repeats_with_its_seed(regression_run: Run, rng: np.random.Gen
 )
 def test_shown_as_people_read_it(name: str, value: float, text: str) -> None:
     assert metrics.shown(name, value) == text
+
+
+def test_row_losses_add_up_to_the_ranking_metric(regression_run: Run, classification_run: Run, rng: np.random.Generator) -> None:
+    values, classes = rng.normal(size=80), rng.integers(0, 2, 80)
+    for facts, targets, predictions in (
+        (regression_run.facts, values, values + rng.normal(size=80)),
+        (classification_run.facts, classes, rng.dirichlet(np.ones(2), 80)),
+    ):
+        losses = metrics.row_losses(facts, targets, predictions)
+        assert losses.shape == (80,)
+        assert metrics.score_of_losses(facts, losses) == pytest.approx(metrics.ranking_metric(facts)(targets, predictions))

@@ -3,14 +3,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import HOSTILE
+from conftest import HOSTILE, bars
 
 from pixelfit import report
-from pixelfit.automl import Run
+from pixelfit.automl import Run, fit
 from pixelfit.errors import RunError
 from pixelfit.metrics import shown
+from pixelfit.options import checked_options
+from pixelfit.progress import Silent
+from pixelfit.report.page import page
 from pixelfit.runs import RunFolder
+from pixelfit.types import Label
 
 SECTIONS = ["Summary", "Environment", "Data", "Preparation and split", "Models tried", "Evaluation on unseen data", "Final model"]
 
@@ -49,6 +54,19 @@ def test_the_figures_are_those_of_scores_json(regression_run: Run) -> None:
 
 def test_own_data_have_no_reference_figures(regression_run: Run) -> None:
     assert "AutoKeras" not in html(regression_run)
+
+
+@pytest.mark.parametrize("labels", [(False, True), (1.5, 2.5), (3, 20), ("a", "b")], ids=str)
+def test_the_distribution_shows_every_test_picture(labels: tuple[Label, Label], tmp_path: Path) -> None:
+    pictures, columns = bars(60)
+    targets = np.array(labels)[(columns > 4).astype(int)]
+    options = checked_options(task="classification", trials=1, out=tmp_path / "run")
+    run = fit((pictures, targets), options, progress=Silent())
+    shown_counts = {
+        renderer.data_source.data["split"][0]: sum(renderer.data_source.data["count"])
+        for renderer in page(run.folder).charts["distribution"].renderers
+    }
+    assert shown_counts == run.folder.read("data.json")["sizes"]
 
 
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:

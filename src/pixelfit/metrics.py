@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -53,8 +54,7 @@ def accuracy(targets: Ints, probabilities: Floats) -> float:
 
 def log_loss(targets: Ints, probabilities: Floats) -> float:
     """Mean of minus the logarithm of the true class's probability."""
-    true = probabilities[np.arange(len(targets)), targets]
-    return float(-np.mean(np.log(np.maximum(true, _LEAST_PROBABILITY))))
+    return float(np.mean(_surprises(targets, probabilities)))
 
 
 def macro_f1(targets: Ints, probabilities: Floats) -> float:
@@ -85,8 +85,18 @@ def row_losses(facts: Facts, targets: Array, predictions: Array) -> Array:
     if facts.task == "regression":
         losses: Array = (targets - predictions) ** 2
         return losses
-    true = predictions[np.arange(len(targets)), targets]
-    return -np.log(np.maximum(true, _LEAST_PROBABILITY))
+    return _surprises(targets, predictions)
+
+
+def score_of_losses(facts: Facts, losses: Array) -> float:
+    """The ranking metric of rows with these losses."""
+    mean = float(losses.mean())
+    return math.sqrt(mean) if facts.task == "regression" else mean
+
+
+def _surprises(targets: Ints, probabilities: Floats) -> Array:
+    """Minus the logarithm of each row's probability of its true class."""
+    return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], _LEAST_PROBABILITY))
 
 
 def ranking_metric(facts: Facts) -> Callable[[Array, Array], float]:

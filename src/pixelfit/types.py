@@ -6,13 +6,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Task = Literal["regression", "classification"]
-TASKS: tuple[Task, ...] = get_args(Task)
 Json: TypeAlias = Any
 Label: TypeAlias = str | int | float | bool
 Array: TypeAlias = npt.NDArray[Any]

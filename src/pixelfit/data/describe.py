@@ -49,10 +49,10 @@ def samples(train: Examples, facts: Facts) -> list[Picture]:
     """Training pictures from over the whole range of targets or all classes, for the report."""
     order = np.argsort(train.targets, kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, _SAMPLES).round().astype(int))]
-    return [Picture("sample", train.store[train.rows[row]], train.refs[row], label(train.targets[row], facts)) for row in chosen]
+    return [Picture("sample", train.store[train.rows[row]], train.refs[row], _label(train.targets[row], facts)) for row in chosen]
 
 
-def label(target: float, facts: Facts) -> Label:
+def _label(target: float, facts: Facts) -> Label:
     """A target as the user wrote it."""
     return float(target) if facts.classes is None else facts.classes[int(target)]
 

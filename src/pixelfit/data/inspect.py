@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixelfit.errors import DataError, OptionError
-from pixelfit.types import TASKS, Array, Facts, Ints, Label, Pictures, Table, Task
+from pixelfit.errors import DataError
+from pixelfit.types import Array, Facts, Ints, Label, Pictures, Table, Task
 
 FEWEST_PICTURES = 10
 # Up to this many distinct whole numbers are taken for labels, unless the user says otherwise.
@@ -31,10 +31,7 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
 
     Raises:
         DataError: fewer than ten pictures, a target missing or not a number, one class or one value only.
-        OptionError: the task is neither regression nor classification.
     """
-    if task is not None and task not in TASKS:
-        raise OptionError(f"--task {task!r} is neither regression nor classification.")
     _refuse_missing(table)
     if len(pictures.rows) < FEWEST_PICTURES:
         raise DataError(

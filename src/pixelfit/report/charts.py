@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,7 +68,7 @@ def search_history(trials: Sequence[Json], title: str) -> figure:
     good = [(end, trial) for end, trial in zip(ends, trials, strict=True) if trial["score"] is not None]
     plot = _plot("seconds of search", title, y_axis_type="log")
     items = []
-    for family, colour in family_colours(trials).items():
+    for family, colour in _family_colours(trials).items():
         mine = [(end, trial) for end, trial in good if trial["family"] == family]
         if not mine:
             continue
@@ -157,7 +156,7 @@ def residuals_against_true(targets: Array, predictions: Array, refs: Sequence[st
     return plot
 
 
-def family_colours(trials: Sequence[Json]) -> dict[str, str]:
+def _family_colours(trials: Sequence[Json]) -> dict[str, str]:
     """A colour for each family, in the order in which they first appear."""
     families = list(dict.fromkeys(trial["family"] for trial in trials))
     return {family: COLOURS[place % len(COLOURS)] for place, family in enumerate(families)}
@@ -196,8 +195,3 @@ def _legend(plot: figure, items: Sequence[tuple[str, list[Any]]]) -> None:
 
 def _hover(plot: figure, lines: list[tuple[str, str]], renderers: list[Any] | None = None) -> None:
     plot.add_tools(HoverTool(tooltips=lines, renderers=renderers if renderers is not None else "auto"))
-
-
-def as_text(value: object) -> str:
-    """A label or number from a JSON record as words."""
-    return value if isinstance(value, str) else json.dumps(value)

@@ -72,7 +72,7 @@ def page(folder: RunFolder) -> Page:
 def _charts(data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Array, predictions: Array) -> dict[str, figure]:
     facts, spread = data["facts"], data["distribution"]
     ranked_by, name = RANKED_BY[facts["task"]], facts["target_name"]
-    labels = [charts.as_text(label) for label in facts["classes"] or ()]
+    labels = [str(label) for label in facts["classes"] or ()]
     if facts["classes"] is None:
         test = np.histogram(targets, bins=spread["edges"])[0]
     else:
@@ -191,7 +191,7 @@ def _confusion(scores: Json) -> Json:
     if scores["confusion"] is None:
         return None
     table = np.array(scores["confusion"])
-    labels = [charts.as_text(label) for label in scores["classes"]]
+    labels = [str(label) for label in scores["classes"]]
     if len(labels) <= _MOST_IN_MATRIX:
         shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
         rows = [
@@ -232,9 +232,7 @@ def _flat(recipe: Mapping[str, Json], prefix: str = "") -> list[tuple[str, str]]
         if isinstance(value, Mapping):
             lines += _flat(value, f"{name} ")
         else:
-            lines.append(
-                (f"{prefix}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else charts.as_text(value))
-            )
+            lines.append((f"{prefix}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)))
     return lines
 
 
@@ -259,7 +257,7 @@ def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, 
 def _value(value: Json) -> str:
     """A target or prediction in few characters."""
     if not isinstance(value, float):
-        return charts.as_text(value)
+        return str(value)
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 

@@ -238,7 +238,7 @@ class _Training:
                 if not np.isfinite(mean_loss):
                     raise FloatingPointError(f"the loss is {mean_loss} after {pulse.step} steps")
                 losses_now = self._check()
-                value = self._score(losses_now)
+                value = metrics.score_of_losses(self.facts, losses_now)
                 epoch = round(pulse.step * self.batch / len(self.rows), 3)
                 pulse.history.append(Check(pulse.step, epoch, mean_loss, value, round(started - begun, 3)))
                 if kept is None or losses_now.mean() < kept.losses.mean():
@@ -305,10 +305,6 @@ class _Training:
         with self._autocast():
             predictions = self.model.predict(self.check_store, self.check_rows)
         return metrics.row_losses(self.facts, self.check_targets, predictions)
-
-    def _score(self, losses: Array) -> float:
-        mean = float(losses.mean())
-        return math.sqrt(mean) if self.facts.task == "regression" else mean
 
     def _steps_that_fit(self, most: int, end: float) -> int:
         """Time a few steps and one check, put everything back as it was, and say how many steps fit until ``end``."""
