@@ -7,12 +7,11 @@ import pytest
 import torch
 from test_models import prepared, trained
 
-from pixelfit.calibration import calibrated
+from pixelfit.calibration import temperature_for
 from pixelfit.metrics import log_loss
-from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model, Preparation
 from pixelfit.search.space import build_space
-from pixelfit.training.loop import Pace
+from pixelfit.training.pace import Pace
 from pixelfit.types import Examples
 
 
@@ -34,11 +33,11 @@ def test_the_temperature_undoes_too_much_or_too_little_sureness(factor: float) -
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     targets = np.array([rng.choice(5, p=row / row.sum()) for row in shares.astype(np.float64)])
     facts, splits = prepared("classification")
-    model = trained(build_space(facts, splits.train).start(FAMILIES["linear"])[0], facts, splits, pace=Pace(steps=1)).model
+    model = trained(build_space(facts, splits.train).known_good({"family": "linear"})[0], facts, splits, pace=Pace(steps=1)).model
     head = replace(model.head, classes=5)
     unsure = replace(model, head=head, module=Given(), preparation=Preparation((0.0,), (1.0,)))
     examples = Examples(logits.reshape(4000, 1, 5, 1) * np.float32(factor), np.arange(4000), targets, ())
-    result = calibrated(unsure, examples)
+    result = replace(unsure, temperature=temperature_for(head, unsure.outputs(examples.store), targets))
     assert result.temperature == pytest.approx(factor, rel=0.12)
     before, after = (log_loss(targets, each.predict(examples.store)) for each in (unsure, result))
     assert after <= before
@@ -46,14 +45,15 @@ def test_the_temperature_undoes_too_much_or_too_little_sureness(factor: float) -
 
 def test_a_model_without_a_distribution_stays_as_it_is(tmp_path) -> None:
     facts, splits = prepared("regression")
-    recipe = replace(build_space(facts, splits.train).start(FAMILIES["mlp"])[0], head="squared")
+    recipe = replace(build_space(facts, splits.train).known_good({"family": "mlp"})[0], head="squared")
     model = trained(recipe, facts, splits, pace=Pace(steps=4)).model
-    assert calibrated(model, splits.validation) is model
+    outputs = model.outputs(splits.validation.store, splits.validation.rows)
+    assert temperature_for(model.head, outputs, splits.validation.targets) == 1.0
 
 
 def test_the_temperature_is_saved(tmp_path) -> None:
     facts, splits = prepared("classification")
-    model = trained(build_space(facts, splits.train).start(FAMILIES["mlp"])[0], facts, splits, pace=Pace(steps=60)).model
+    model = trained(build_space(facts, splits.train).known_good({"family": "mlp"})[0], facts, splits, pace=Pace(steps=60)).model
     changed = replace(model, temperature=0.5)
     changed.save(tmp_path)
     pictures = splits.validation.store[splits.validation.rows]

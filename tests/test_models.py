@@ -21,7 +21,8 @@ from pixelfit.models.heads import ClassHead, DiscreteHead, SquaredHead, fitting_
 from pixelfit.models.model import Model, Preparation
 from pixelfit.progress import Silent
 from pixelfit.search.space import build_space
-from pixelfit.training.loop import Pace, Trained, train
+from pixelfit.training.loop import Lesson, Trained, train
+from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Facts, PictureSpec, Splits
 
@@ -45,14 +46,16 @@ def prepared(task: str, *, channels: int = 1, side: int = 12, count: int = 120) 
 
 
 def trained(recipe: Recipe, facts: Facts, splits: Splits, *, pace: Pace, seed: int = 0) -> Trained:
-    return train(recipe, splits.train, splits.validation, facts, seed=seed, pace=pace, monitor=Unwatched(), stopped=lambda: False)
+    return train(
+        recipe, Lesson(splits.train, splits.validation, facts), seed=seed, pace=pace, monitor=Unwatched(), stopped=lambda: False
+    )
 
 
 @pytest.mark.parametrize("family", LEARNERS, ids=lambda family: family.name)
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_learns_a_few_pictures_by_heart(family, task) -> None:
     facts, splits = prepared(task)
-    recipe, _ = build_space(facts, splits.train).start(family)
+    recipe, _ = build_space(facts, splits.train).known_good({"family": family.name})
     model = trained(recipe, facts, splits, pace=Pace(steps=150)).model
     predictions = model.predict(splits.train.store, splits.train.rows)
     if task == "regression":

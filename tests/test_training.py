@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_models import Unwatched, prepared, trained
 
-from pixelfit.models import FAMILIES
 from pixelfit.search.space import build_space
 from pixelfit.training import loop
 from pixelfit.training.augment import augment
-from pixelfit.training.loop import Pace, train
+from pixelfit.training.loop import Lesson, train
+from pixelfit.training.pace import Pace, Pulse
 from pixelfit.training.recipe import Augmentation, Recipe
 
 
@@ -21,7 +21,7 @@ def _weights(result: loop.Trained) -> list[torch.Tensor]:
 
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
     facts, splits = prepared("regression")
-    recipe, _ = build_space(facts, splits.train).start(FAMILIES["convnet"])
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "convnet"})
     once, again, other = (trained(recipe, facts, splits, pace=Pace(steps=12), seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(_weights(once), _weights(again), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(_weights(once), _weights(other), strict=True))
@@ -30,7 +30,7 @@ def test_same_seed_same_weights_other_seed_other_weights() -> None:
 
 def test_a_training_measured_by_the_clock_repeats_from_its_number_of_steps() -> None:
     facts, splits = prepared("regression")
-    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
     measured = trained(recipe, facts, splits, pace=Pace(seconds=60.0, most_epochs=5.0))
     assert not measured.replans
     repeated = trained(recipe, facts, splits, pace=Pace(steps=measured.steps))
@@ -39,7 +39,7 @@ def test_a_training_measured_by_the_clock_repeats_from_its_number_of_steps() -> 
 
 def test_a_training_that_would_run_over_its_time_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     facts, splits = prepared("regression")
-    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
     now = [0.0]
 
     def slower_and_slower() -> float:
@@ -55,7 +55,7 @@ def test_a_training_that_would_run_over_its_time_is_shortened(monkeypatch: pytes
 
 def test_a_training_measured_on_a_slow_moment_is_lengthened_early(monkeypatch: pytest.MonkeyPatch) -> None:
     facts, splits = prepared("regression")
-    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
     now = [0.0]
 
     def slow_at_first() -> float:
@@ -75,18 +75,28 @@ def test_a_losing_training_ends_at_its_check() -> None:
             return fraction >= 0.5
 
     facts, splits = prepared("classification")
-    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
     result = train(
-        recipe, splits.train, splits.validation, facts, seed=0, pace=Pace(steps=80), monitor=Impatient(), stopped=lambda: False
+        recipe,
+        Lesson(splits.train, splits.validation, facts),
+        seed=0,
+        pace=Pace(steps=80),
+        monitor=Impatient(),
+        stopped=lambda: False,
     )
     assert (result.state, result.steps) == ("pruned", 40)
 
 
 def test_a_request_to_stop_ends_after_the_step_with_a_checked_model() -> None:
     facts, splits = prepared("classification")
-    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
     result = train(
-        recipe, splits.train, splits.validation, facts, seed=0, pace=Pace(steps=80), monitor=Unwatched(), stopped=lambda: True
+        recipe,
+        Lesson(splits.train, splits.validation, facts),
+        seed=0,
+        pace=Pace(steps=80),
+        monitor=Unwatched(),
+        stopped=lambda: True,
     )
     assert (result.state, result.steps, len(result.history)) == ("interrupted", 1, 1)
 
@@ -103,12 +113,11 @@ def test_the_last_weights_are_kept_unless_earlier_ones_were_clearly_better(
     scores: list[float], kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts, splits = prepared("regression")
-    recipe, _ = build_space(facts, splits.train).start(FAMILIES["mlp"])
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
     rng = np.random.default_rng(0)
     losses = iter([score + rng.normal(0, 0.3, 100) for score in scores])
-    monkeypatch.setattr(loop._Training, "_check", lambda self: next(losses))
+    monkeypatch.setattr(loop._Training, "_row_losses", lambda self, checked: next(losses))
     weights = []
-    monkeypatch.setattr(loop._Training, "_next_check", lambda self, pulse: 10 * (len(pulse.history) + 1))
     original = loop._copy
 
     def remembering(model: loop.Model) -> dict[str, torch.Tensor]:
@@ -118,7 +127,7 @@ def test_the_last_weights_are_kept_unless_earlier_ones_were_clearly_better(
     monkeypatch.setattr(loop, "_copy", remembering)
     result = trained(recipe, facts, splits, pace=Pace(steps=80))
     assert result.best_at_step == kept
-    of_kept = weights[2] if kept == 30 else weights[-1]  # copies are made at each new best check, and at the end
+    of_kept = weights[kept // 10 - 1]  # a copy is made at each check
     assert all(map(torch.equal, of_kept.values(), _weights(result)))
 
 
@@ -130,11 +139,11 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
 
 
 def test_learning_rate_rises_and_falls() -> None:
-    pulse = loop._Pulse(total=100, most=100)
+    pulse = Pulse(total=100, most=100)
     rates = []
     for step in range(100):
         pulse.step = step
-        rates.append(loop._learning_rate(1.0, pulse))
+        rates.append(pulse.learning_rate(1.0))
     top = int(np.argmax(rates))
     assert top == 15
     assert rates[top] == pytest.approx(1.0)

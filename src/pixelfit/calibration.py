@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+import torch
 
-from pixelfit.models.model import Model
-from pixelfit.types import Examples
+from pixelfit.models.heads import Head
+from pixelfit.types import Array
 
 _TEMPERATURES = np.geomspace(0.25, 4.0, 41)
 
 
-def calibrated(model: Model, validation: Examples) -> Model:
-    """The model with the temperature under which its validation targets are most likely (Guo et al. 2017).
+def temperature_for(head: Head, outputs: torch.Tensor, targets: Array) -> float:
+    """The temperature under which the targets (N,) are most likely, given raw outputs (N, head.outputs) (Guo et al. 2017).
 
-    A model with one output predicts no distribution and comes back as it is.
+    1 for a head with one output, which predicts no distribution.
     """
-    if model.head.outputs == 1:
-        return model
-    outputs = model.outputs(validation.store, validation.rows)
-    encoded = model.head.encode(validation.targets)
-    losses = [float(model.head.loss(outputs / temperature, encoded, 0.0)) for temperature in _TEMPERATURES]
-    return replace(model, temperature=float(_TEMPERATURES[int(np.argmin(losses))]))
+    if head.outputs == 1:
+        return 1.0
+    encoded = head.encode(targets)
+    losses = [float(head.loss(outputs / temperature, encoded, 0.0)) for temperature in _TEMPERATURES]
+    return float(_TEMPERATURES[int(np.argmin(losses))])

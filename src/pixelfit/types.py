@@ -160,7 +160,7 @@ class Trial:
 
     number: int
     family: str
-    purpose: str  # "known-good start", "sampled", "full length"
+    purpose: str  # "baseline", "portfolio", "second round", "sampled", "full length", ...
     recipe: Mapping[str, Json]
     state: TrialState
     seed: int
@@ -170,7 +170,10 @@ class Trial:
     parameters: int = 0
     score: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    step_s: float = 0.0  # of ``seconds``, those in training steps
+    averaged: bool = False  # whether the weights are an average over the last steps
     predict_ms: float | None = None  # milliseconds a picture, in batches
+    latency_ms: float | None = None  # milliseconds for one picture alone
     replans: Sequence[tuple[int, int]] = ()
     error: str | None = None
     best_at_step: int = 0

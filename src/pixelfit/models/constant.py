@@ -47,6 +47,4 @@ def fit(
     return 1
 
 
-FAMILY = Family(
-    "constant", "the same answer for every picture", build, fit=fit, searched=False, explore_share=0.0, augmented=False
-)
+FAMILY = Family("constant", "the same answer for every picture", build, fit=fit, searched=False, augmented=False)

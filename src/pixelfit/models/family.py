@@ -22,6 +22,10 @@ class Choice:
     values: tuple[str | int | float | bool, ...]
     start: str | int | float | bool
 
+    def allows(self, value: Json) -> bool:
+        """Whether it is one of the values."""
+        return value in self.values
+
 
 @dataclass(frozen=True)
 class Between:
@@ -31,6 +35,10 @@ class Between:
     high: float
     start: float
     log: bool = False
+
+    def allows(self, value: Json) -> bool:
+        """Whether it lies within the limits."""
+        return isinstance(value, (int, float)) and self.low <= value <= self.high
 
 
 Dimension: TypeAlias = Choice | Between
@@ -78,7 +86,6 @@ class Family:
     learning_rate: Between = field(default_factory=lambda: Between(1e-4, 1e-1, 1e-2, log=True))
     fit: Fit | None = None
     searched: bool = True
-    explore_share: float = 0.1  # of the time for exploring, for the known-good start
     augmented: bool = True  # whether its training pictures are turned and shifted
 
     def starting_architecture(self) -> dict[str, Json]:

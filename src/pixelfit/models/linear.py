@@ -21,6 +21,5 @@ FAMILY = Family(
     "linear on the pixels",
     build,
     learning_rate=Between(1e-4, 3e-2, 2e-3, log=True),
-    explore_share=0.04,
     augmented=False,
 )

@@ -33,5 +33,4 @@ FAMILY = Family(
         "dropout": Between(0.0, 0.5, 0.1),
     },
     learning_rate=Between(3e-4, 3e-2, 5e-3, log=True),
-    explore_share=0.08,
 )

@@ -92,7 +92,11 @@ class Model:
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
         """Predictions: values (N,) for a regression, class probabilities (N, classes) for a classification."""
-        return self.head.predict(self.outputs(store, rows) / self.temperature).numpy()
+        return self.predictions(self.outputs(store, rows))
+
+    def predictions(self, outputs: torch.Tensor) -> Array:
+        """What raw outputs (N, head.outputs) mean: values or class probabilities, as for ``predict``."""
+        return self.head.predict(outputs / self.temperature).numpy()
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` and ``model.safetensors`` into the folder."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pixelfit.models.convnet import classifier
 from pixelfit.models.family import Architecture, Between, Choice, Family
 from pixelfit.types import PictureSpec
 
@@ -44,8 +47,8 @@ def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Mod
         for block in range(architecture["blocks"]):
             layers.append(Block(channels, width * 2**stage, stride=2 if stage and not block else 1))
             channels = width * 2**stage
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(architecture["dropout"]), nn.Linear(channels, outputs)]
-    return nn.Sequential(*layers)
+    side = math.ceil(min(spec.height, spec.width) / (4 * stem_stride))
+    return nn.Sequential(*layers, *classifier(channels, side, outputs, architecture))
 
 
 FAMILY = Family(
@@ -55,8 +58,8 @@ FAMILY = Family(
     space={
         "width": Choice((16, 24, 32), 16),
         "blocks": Choice((1, 2), 1),
+        "grid": Choice((1, 2, 4), 4),
         "dropout": Between(0.0, 0.3, 0.0),
     },
     learning_rate=Between(1e-3, 5e-2, 1e-2, log=True),
-    explore_share=0.25,
 )

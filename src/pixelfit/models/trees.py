@@ -156,6 +156,5 @@ FAMILY = Family(
         "smallest_leaf": Choice((1, 2, 5), 1),
     },
     fit=fit,
-    explore_share=0.08,
     augmented=False,
 )

@@ -1,8 +1,8 @@
-"""The search: known-good recipes first, then sampled ones, then the best one at full length."""
+"""The search: a portfolio of known-good recipes in rounds, sampled ones while that pays, then the best at full length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pixelfit import metrics
@@ -10,20 +10,30 @@ from pixelfit.deadline import Deadline
 from pixelfit.models import FAMILIES
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
+from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import LocalEngine, Plan
+from pixelfit.search.gains import best_number, finding_gain, shortening_loss, time_exponent
+from pixelfit.search.portfolio import portfolio
 from pixelfit.search.space import Space
 from pixelfit.search.study import Asked, Study
-from pixelfit.training.loop import Pace
+from pixelfit.training.loop import Lesson
+from pixelfit.training.machine import machine
+from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Facts, Splits, Trial
+from pixelfit.types import Examples, Facts, Json, Splits, Trial
 
-_EXPLORE_SHARE = 0.4  # of the time: the rest trains the best recipe at full length
-_SAMPLED_SHARE = 0.15  # of the time for exploring, for a sampled recipe
+_SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
+_LEAST_SLICE_S = 2.0
+_FIRST_ROUND_SHARE = 0.3  # of the time, at most
+_SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
+_MOST_FINALISTS = 3
+_MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
 _LEAST_S = 1.0  # less time than this is not worth a trial
+_LEAST_STEPS = 30  # a training that cannot take so many says nothing
 _FULL_LENGTH = 6.0  # times the recipe's own epochs, at most
-_EXPLORING = 2.0
 _AFTER_S = 3.0  # choosing, resampling the metrics and drawing the report, measured at 2 s on 2 cores
 _MEMBERS_SCORED = 3
+_TRIES = 8  # recipes that the sampler may propose until one is fast enough
 
 
 @dataclass(frozen=True)
@@ -38,26 +48,116 @@ class Limits:
 class _Search:
     space: Space
     study: Study
+    costs: CostModel
     deadline: Deadline
     limits: Limits
     seed: int
+    validation: Examples
+    facts: Facts
+    folder: RunFolder
+    progress: Progress
     began: float
+    slice_s: float = _LEAST_SLICE_S
     trials: list[Trial] = field(default_factory=list)
 
     def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
         """What to try next, decided anew after each trial, until the trials or the time run out."""
-        for family in FAMILIES.values():
+        known = self._known_good()
+        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), 2 * _LEAST_STEPS * self.costs.step_s(known[0][0]))
+        yield self._plan(self.space.baseline(), "baseline", self.slice_s, 1.0), None
+        if self.limits.trials is not None:
+            yield from self._counted(known)
+            return
+        yield from self._first_round(known)
+        yield from self._second_round()
+        while not self._done() and self._finding_pays():
+            yield from self._sampled()
+        yield from self._finals(known)
+        while not self._done():
+            yield from self._sampled()
+            if self._latest_leads() and not self._done():
+                yield self._plan(_recipe(self.trials[-1]), "full length", self.deadline.left(), _FULL_LENGTH), None
+
+    def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
+        """A known number of trials: the portfolio, then sampled recipes, each with an even share of the time."""
+        for recipe, answers in known:
             if self._done():
                 return
-            recipe, answers = self.space.start(family)
-            asked = self.study.ask(answers) if family.searched else None
-            yield self._plan(recipe, "known-good start", self._share(family.explore_share), _EXPLORING), asked
-        while self._exploring() and not self._done():
-            yield self._sampled()
-        if self.limits.trials is None and not self._done() and (best := self._best_recipe()) is not None:
-            yield self._plan(best, "full length", self.deadline.left(), _FULL_LENGTH), None
+            yield self._plan(recipe, "portfolio", 0.0, 1.0), self.study.ask(answers)
         while not self._done():
-            yield self._sampled()
+            yield from self._sampled()
+
+    def _first_round(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
+        """A short training of each recipe of the portfolio, as far as the time goes."""
+        room = int(_FIRST_ROUND_SHARE * self._whole() / self.slice_s)
+        if room < 2:
+            return  # there is time for one training only: the best bet, at full length
+        skipped = 0
+        for recipe, answers in known[:room]:
+            if self._done():
+                return
+            if self._affordable(recipe, self.slice_s):
+                yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
+            else:
+                skipped += 1
+        if skipped:
+            self.progress.say(f"{skipped} of the portfolio's recipes are too slow for a trial of {self.slice_s:.0f} s.")
+
+    def _second_round(self) -> Iterator[tuple[Plan, Asked | None]]:
+        """The best of the first round once more, longer: successive halving (Jamieson & Talwalkar 2016)."""
+        first = self._ranked("portfolio")
+        if len(first) <= _SURVIVES:
+            return
+        for trial in first[: max(2, round(len(first) / _SURVIVES))]:
+            if self._done():
+                return
+            yield self._plan(_recipe(trial), "second round", _SURVIVES * self.slice_s, _SURVIVES), None
+
+    def _finals(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
+        """The best recipes at full length: as many as the second round says are worth dividing the time for."""
+        ranked = self._ranked("second round", "sampled") or self._ranked("portfolio")
+        recipes = [_recipe(trial) for trial in ranked[:_MOST_FINALISTS]]
+        count = 1
+        if recipes:
+            ensemble = [self.folder.validation_predictions(trial) for trial in ranked[:_MOST_FINALISTS]]
+            score = metrics.ranking_metric(self.facts)
+            count = best_number(ensemble, self.validation.targets, score, self._exponent())
+        else:
+            recipes = [recipe for recipe, _ in known if self._affordable(recipe, self.deadline.left())][:1]
+        for place, recipe in enumerate(recipes):
+            if self._done():
+                return
+            # Those beyond ``count`` get what is left when the others were done with all their epochs.
+            share = max(1, count - place)
+            yield self._plan(recipe, "full length", self.deadline.left() / share, _FULL_LENGTH), None
+
+    def _sampled(self) -> Iterator[tuple[Plan, Asked]]:
+        """A recipe that the sampler chooses, stopped early when it is losing."""
+        for _ in range(_TRIES):
+            asked = self.study.ask()
+            if self._affordable(asked.recipe, self.slice_s):
+                break
+            self.study.tell(asked, None, pruned=False)
+        plan = self._plan(asked.recipe, "sampled", self.slice_s, 1.0)
+        yield replace(plan, is_losing=asked.is_losing), asked
+
+    def _known_good(self) -> list[tuple[Recipe, Mapping[str, Json]]]:
+        """The portfolio's recipes for these data, each once."""
+        recipes: list[tuple[Recipe, Mapping[str, Json]]] = []
+        for wanted in portfolio():
+            recipe, answers = self.space.known_good(wanted)
+            if all(recipe != other for other, _ in recipes):
+                recipes.append((recipe, answers))
+        return recipes
+
+    def _plan(self, recipe: Recipe, purpose: str, seconds: float, lengths: float) -> Plan:
+        number = len(self.trials)
+        if self.limits.trials is None:
+            pace = Pace(min(seconds, self.deadline.left()), most_epochs=recipe.epochs * lengths, steps=self.limits.steps)
+        else:
+            seconds = self.deadline.left() / (self.limits.trials - number)  # an even share, which a known number allows
+            pace = Pace(seconds, most_epochs=recipe.epochs, steps=self.limits.steps)
+        return Plan(number, purpose, recipe, pace, seed=self.seed * 10_000 + number)
 
     def _done(self) -> bool:
         if self.limits.trials is not None and len(self.trials) >= self.limits.trials:
@@ -65,37 +165,40 @@ class _Search:
         # The first trial is the baseline, which takes no time: without it there would be nothing to give.
         return bool(self.trials) and self.deadline.left() < _LEAST_S
 
-    def _plan(self, recipe: Recipe, purpose: str, seconds: float, lengths: float) -> Plan:
-        number = len(self.trials)
-        if self.limits.trials is None:
-            pace = Pace(seconds, most_epochs=recipe.epochs * lengths, steps=self.limits.steps)
-        else:
-            seconds = self.deadline.left() / (self.limits.trials - number)  # an even share, which a known number allows
-            pace = Pace(seconds, most_epochs=recipe.epochs, steps=self.limits.steps)
-        return Plan(number, purpose, recipe, pace, seed=self.seed * 10_000 + number)
-
-    def _sampled(self) -> tuple[Plan, Asked]:
-        asked = self.study.ask()
-        plan = self._plan(asked.recipe, "sampled", self._share(_SAMPLED_SHARE), _EXPLORING)
-        return replace(plan, is_losing=asked.is_losing), asked
-
-    def _share(self, share: float) -> float:
-        """Seconds that a trial gets of the time for exploring."""
-        return min(self.deadline.left(), share * _EXPLORE_SHARE * self._whole())
-
     def _whole(self) -> float:
+        """Seconds for the whole search, past and to come."""
         return self.deadline.left() + self.deadline.elapsed() - self.began
 
-    def _exploring(self) -> bool:
-        if self.limits.trials is not None:
-            return len(self.trials) < self.limits.trials
-        spent = self.deadline.elapsed() - self.began
-        return spent + self._share(_SAMPLED_SHARE) <= _EXPLORE_SHARE * self._whole()
+    def _affordable(self, recipe: Recipe, seconds: float) -> bool:
+        return _LEAST_STEPS * self.costs.step_s(recipe) <= min(seconds, self.deadline.left())
 
-    def _best_recipe(self) -> Recipe | None:
-        """The recipe of the best trial that more time could improve."""
-        trained = [trial for trial in rank(self.trials) if trial.score is not None and FAMILIES[trial.family].fit is None]
-        return Recipe.from_json(trained[0].recipe) if trained else None
+    def _finding_pays(self) -> bool:
+        """Whether one more sampled recipe promises more than its time would give the final training."""
+        tried = [trial.score for trial in self.trials if trial.purpose in ("portfolio", "sampled") and trial.score is not None]
+        spent = self.deadline.elapsed() - self.began
+        if len(tried) < 2 or spent + self.slice_s > _MOST_FINDING * self._whole():
+            return False
+        return finding_gain(tried) > shortening_loss(self.slice_s, self.deadline.left(), self._exponent())
+
+    def _exponent(self) -> float:
+        """How fast these data's scores fall with training time, from the recipes that were trained twice."""
+        first = {trial.seed: trial for trial in self.trials if trial.purpose == "portfolio"}
+        pairs = []
+        for longer in self._ranked("second round"):
+            for shorter in first.values():
+                if shorter.recipe == longer.recipe and shorter.score and longer.score and shorter.step_s:
+                    pairs.append((longer.step_s / shorter.step_s, shorter.score, longer.score))
+        return time_exponent(pairs)
+
+    def _ranked(self, *purposes: str) -> list[Trial]:
+        """The trials of these purposes that more time could improve, the best first."""
+        chosen = [trial for trial in self.trials if trial.purpose in purposes and trial.state == "complete"]
+        return [trial for trial in rank(chosen) if trial.score is not None and FAMILIES[trial.family].fit is None]
+
+    def _latest_leads(self) -> bool:
+        """Whether the latest trial is better than all others of its length."""
+        latest = self.trials[-1]
+        return latest.state == "complete" and self._ranked("portfolio", "sampled")[:1] == [latest]
 
 
 def search(
@@ -111,18 +214,23 @@ def search(
 ) -> tuple[Trial, ...]:
     """Try recipes until the trials or the time run out. Each trial is written to the run folder as it ends.
 
-    Two fifths of the time go into exploring: one short training of each family's known-good recipe, then recipes
-    that Optuna samples, stopped early when they are losing. The rest trains the best recipe at full length; what
-    time is left after that samples on.
+    Three stages: the portfolio in short trainings, the best third of it once more and longer; then recipes that Optuna
+    samples, as long as they promise more than their time would give the final training; then the best recipes at full
+    length. What time is left after that samples on.
     """
     study = Study(folder.study_file, space, seed=seed)
-    state = _Search(space, study, deadline, limits, seed, began=deadline.elapsed())
-    engine = LocalEngine(splits.train, splits.validation, facts, deadline, progress)
+    lesson = Lesson(splits.train, splits.validation, facts)
+    costs = CostModel(facts.spec, machine().flops)
+    state = _Search(
+        space, study, costs, deadline, limits, seed, splits.validation, facts, folder, progress, began=deadline.elapsed()
+    )
+    engine = LocalEngine(lesson, deadline, progress)
     for plan, asked in state.plans():
         progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
         outcome = engine.run(plan)
         trial = outcome.trial
         state.trials.append(trial)
+        costs.learn(plan.recipe, trial.steps, trial.step_s)
         if asked is not None:
             study.tell(asked, trial.score, pruned=trial.state == "pruned")
         folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
@@ -131,6 +239,10 @@ def search(
         deadline.reserve(_time_after(best, splits))
         progress.end_trial(trial, best=best if best.score is not None else None)
     return tuple(state.trials)
+
+
+def _recipe(trial: Trial) -> Recipe:
+    return Recipe.from_json(trial.recipe)
 
 
 def _time_after(best: Trial, splits: Splits) -> float:

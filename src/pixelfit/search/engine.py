@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pixelfit import metrics
-from pixelfit.calibration import calibrated
+from pixelfit.calibration import temperature_for
 from pixelfit.deadline import Deadline
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
-from pixelfit.training.loop import Pace, history_to_json, train
+from pixelfit.training.loop import Lesson, Start, history_to_json, train
+from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Examples, Facts, Json, Trial
+from pixelfit.types import Array, Examples, Json, Trial
+
+_LATENCIES = 5
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Plan:
     pace: Pace
     seed: int
     is_losing: Callable[[int, float], bool] | None = None  # None: it runs to its end
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,9 @@ class Outcome:
 class LocalEngine:
     """Runs trials in this process."""
 
-    def __init__(self, train_set: Examples, validation: Examples, facts: Facts, deadline: Deadline, progress: Progress) -> None:
-        self._train_set, self._validation, self._facts = train_set, validation, facts
+    def __init__(self, lesson: Lesson, deadline: Deadline, progress: Progress) -> None:
+        assert lesson.validation is not None
+        self._lesson, self._validation = lesson, lesson.validation
         self._deadline, self._progress = deadline, progress
 
     def run(self, plan: Plan) -> Outcome:
@@ -60,22 +66,22 @@ class LocalEngine:
             return Outcome(trial, [], None, None)
 
     def _run(self, plan: Plan, begun: float) -> Outcome:
-        facts, validation = self._facts, self._validation
-        ranked_by = metrics.RANKED_BY[facts.task]
+        facts, validation = self._lesson.facts, self._validation
         trained = train(
             plan.recipe,
-            self._train_set,
-            validation,
-            facts,
+            self._lesson,
             seed=plan.seed,
             pace=plan.pace,
             monitor=_Watch(plan, self._progress),
             stopped=lambda: self._deadline.interrupted,
+            start=plan.start,
         )
-        model = calibrated(trained.model, validation)
+        model = trained.model
         asked = time.monotonic()
-        predictions = model.predict(validation.store, validation.rows)
+        outputs = model.outputs(validation.store, validation.rows)
         predict_ms = 1000 * (time.monotonic() - asked) / len(validation)
+        model = replace(model, temperature=temperature_for(model.head, outputs, validation.targets))
+        predictions = model.predictions(outputs)
         measured = metrics.measure(facts, validation.targets, predictions)
         bad = [name for name, value in measured.items() if not math.isfinite(value)]
         if bad:
@@ -91,13 +97,26 @@ class LocalEngine:
             steps=trained.steps,
             epochs=trained.epochs,
             parameters=model.parameters(),
-            score=measured[ranked_by],
+            score=measured[metrics.RANKED_BY[facts.task]],
             metrics=measured,
+            step_s=round(trained.step_s, 3),
+            averaged=trained.averaged,
             predict_ms=predict_ms,
+            latency_ms=latency_ms(model, validation),
             replans=trained.replans,
             best_at_step=trained.best_at_step,
         )
         return Outcome(trial, history_to_json(trained), model, predictions)
+
+
+def latency_ms(model: Model, examples: Examples) -> float:
+    """Milliseconds that a prediction for one picture alone takes: the median of some, after one that does not count."""
+    seconds = []
+    for _ in range(1 + _LATENCIES):
+        started = time.perf_counter()
+        model.predict(examples.store, examples.rows[:1])
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds[1:])
 
 
 class _Watch:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,19 +17,18 @@ from pixelfit.models import FAMILIES
 from pixelfit.models.heads import make_head
 from pixelfit.models.model import Model, Preparation
 from pixelfit.training.augment import augment
+from pixelfit.training.averaging import WeightAverage
+from pixelfit.training.machine import machine
+from pixelfit.training.pace import CHECKS, FEWEST_STEPS, REPLAN_EVERY_S, Check, Pace, Pulse
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Array, Examples, Facts, Json, TrialState
 
-_WARM_UP = 0.15  # share of the steps in which the learning rate rises
-_FINAL_LR = 0.01  # share of the highest learning rate at the end
-_CHECKS = 8  # looks at the validation set in one training
 _MEASURED_STEPS = 8
 _WARM_STEPS = 3  # the first steps allocate memory and pick kernels, and would mislead
-_REPLAN_EVERY_S = 2.0
-_GROWS_UNTIL = 0.3  # share of the steps
-_FEWEST_STEPS = 4
 _VALIDATION_ROWS_IN_TRAINING = 2_000
 _CHUNK = 1_024  # pictures at a time for models that are fitted directly
+_COMPILED_FROM_S = 60.0  # on a GPU: a shorter training would not earn back the time that compiling its graph takes
+_MEMORY_FOR_PICTURES = 0.3  # of what a GPU has free
 
 
 class Monitor(Protocol):
@@ -43,29 +42,29 @@ class Monitor(Protocol):
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How long a training may be.
+class Lesson:
+    """What there is to learn from; the same for every trial of a search.
 
-    With ``steps`` it takes just these. Otherwise it takes the steps of at most ``most_epochs`` epochs that fit into
-    ``seconds``, measured on its first steps and then fixed, but for a correction where the machine proves faster or
-    slower (``Trained.replans``). It is shortened in both cases if it would run over ``seconds``; with no limit there,
-    nothing depends on the clock.
+    ``validation`` tells how well a training goes: its last weights are kept, unless those of an earlier check were
+    clearly better. Without it nothing is looked at on the way.
     """
 
-    seconds: float = float("inf")
-    most_epochs: float = 12.0
-    steps: int | None = None
+    train: Examples
+    validation: Examples | None
+    facts: Facts
 
 
 @dataclass(frozen=True)
-class Check:
-    """One look at the validation set."""
+class Start:
+    """What a training begins with, other than a fresh model that learns its own targets.
 
-    step: int
-    epoch: float
-    train_loss: float
-    score: float
-    seconds: float
+    ``model`` gives head, preparation and temperature, so that what was calibrated for them goes on holding; with
+    ``continued`` its weights too. ``targets`` are learned in place of the lesson's, encoded for the head.
+    """
+
+    model: Model | None = None
+    continued: bool = False
+    targets: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,8 @@ class Trained:
     history: tuple[Check, ...]
     best_at_step: int
     replans: tuple[tuple[int, int], ...] = ()
+    step_s: float = 0.0  # seconds in training steps; without set-up, checks and predictions
+    averaged: bool = False  # whether the weights are an average over the last steps
 
 
 @dataclass(frozen=True)
@@ -90,119 +91,110 @@ class _Kept:
     state: dict[str, torch.Tensor]
 
 
-@dataclass
-class _Pulse:
-    """What changes from step to step."""
-
-    total: int
-    most: int
-    step: int = 0
-    state: TrialState = "complete"
-    replans: list[tuple[int, int]] = field(default_factory=list)
-    history: list[Check] = field(default_factory=list)
-
-
-def pick_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def low_precision(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def train(
     recipe: Recipe,
-    train_set: Examples,
-    validation: Examples,
-    facts: Facts,
+    lesson: Lesson,
     *,
     seed: int,
     pace: Pace,
     monitor: Monitor,
     stopped: Callable[[], bool],
+    start: Start | None = None,
 ) -> Trained:
     """Train one recipe.
 
     Args:
         recipe: what to build and how to train it.
-        train_set: pictures and targets to learn from.
-        validation: pictures and targets that tell how well it goes; the last weights are kept, unless those of an
-            earlier check were clearly better.
-        facts: the task, the classes and the form of the pictures.
+        lesson: pictures and targets.
         seed: of the weights, the order of pictures and the augmentation.
         pace: how long to train.
         monitor: is told of progress and may end a losing training.
         stopped: whether the user asked to stop.
+        start: what to begin with; by default a fresh model.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
     """
-    head = make_head(recipe.head, train_set.targets, len(facts.classes or ()))
-    preparation = Preparation.of(train_set)
+    start = start or Start()
     torch.manual_seed(seed)
-    model = Model.new(recipe.family, recipe.architecture, facts.spec, preparation, head)
+    model = _begin(recipe, lesson, start)
+    targets = model.head.encode(lesson.train.targets) if start.targets is None else start.targets
     if FAMILIES[recipe.family].fit is not None:
-        return _fit_directly(recipe, model, train_set, seed=seed, pace=pace, stopped=stopped)
-    model.module.to(pick_device())
-    return _Training(recipe, model, train_set, validation, facts, seed).run(pace, monitor, stopped)
+        return _fit_directly(recipe, model, lesson.train, targets, seed=seed, pace=pace, stopped=stopped)
+    return _Training(recipe, model, lesson, targets, seed).run(pace, monitor, stopped)
+
+
+def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
+    if start.model is None:
+        head = make_head(recipe.head, lesson.train.targets, len(lesson.facts.classes or ()))
+        return Model.new(recipe.family, recipe.architecture, lesson.facts.spec, Preparation.of(lesson.train), head)
+    like = start.model
+    model = Model.new(recipe.family, recipe.architecture, like.spec, like.preparation, like.head, like.temperature)
+    if start.continued:
+        model.module.load_state_dict(like.module.state_dict())
+    return model
 
 
 def _fit_directly(
-    recipe: Recipe, model: Model, train_set: Examples, *, seed: int, pace: Pace, stopped: Callable[[], bool]
+    recipe: Recipe,
+    model: Model,
+    train_set: Examples,
+    targets: torch.Tensor,
+    *,
+    seed: int,
+    pace: Pace,
+    stopped: Callable[[], bool],
 ) -> Trained:
     fit = FAMILIES[recipe.family].fit
     assert fit is not None
-    end = time.monotonic() + pace.seconds
+    begun = time.monotonic()
     chunks = np.array_split(train_set.rows, math.ceil(len(train_set) / _CHUNK))
     with torch.inference_mode():
         steps = fit(
             model.module,
             (model.preparation(torch.from_numpy(train_set.store[rows])) for rows in chunks),
-            model.head.encode(train_set.targets),
+            targets,
             head=model.head,
             architecture=recipe.architecture,
             seed=seed,
-            time_left=lambda: 0.0 if stopped() else end - time.monotonic(),
+            time_left=lambda: 0.0 if stopped() else begun + pace.seconds - time.monotonic(),
         )
-    return Trained(model, "interrupted" if stopped() else "complete", steps, 1.0, (), steps)
+    state: TrialState = "interrupted" if stopped() else "complete"
+    return Trained(model, state, steps, 1.0, (), steps, step_s=time.monotonic() - begun)
 
 
 class _Training:
     """One training by gradients: its data on the device, its optimiser, its clock."""
 
-    def __init__(self, recipe: Recipe, model: Model, train_set: Examples, validation: Examples, facts: Facts, seed: int) -> None:
-        self.recipe, self.model, self.seed = recipe, model, seed
-        self.facts = facts
-        self.device = pick_device()
-        self.pictures = torch.from_numpy(train_set.store)
-        if self.device.type == "cuda" and self.pictures.nbytes < 0.3 * torch.cuda.mem_get_info()[0]:
+    def __init__(self, recipe: Recipe, model: Model, lesson: Lesson, targets: torch.Tensor, seed: int) -> None:
+        self.recipe, self.model, self.seed, self.facts = recipe, model, seed, lesson.facts
+        self.machine = machine()
+        self.device = torch.device(self.machine.device)
+        self.pictures = torch.from_numpy(lesson.train.store)
+        if self.device.type == "cuda" and self.pictures.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]:
             self.pictures = self.pictures.to(self.device)
-        self.rows = torch.from_numpy(train_set.rows).to(self.pictures.device)
-        self.targets = model.head.encode(train_set.targets).to(self.device)
-        self.batch = min(recipe.batch_size, len(train_set))
-        self.low_precision = low_precision(self.device)
-        self.validation_rows = len(validation)
+        self.rows = torch.from_numpy(lesson.train.rows).to(self.pictures.device)
+        self.targets = targets.to(self.pictures.device)
+        self.batch = min(recipe.batch_size, len(self.rows))
+        self.model.module.to(self.device)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = model.module
+        self.validation_rows = len(lesson.validation) if lesson.validation else 0
         self.final_s = 0.0  # what the last prediction of the whole validation set will take
-        # A fixed part of a large validation set is enough to see where a training is going.
-        every = max(1, len(validation) // _VALIDATION_ROWS_IN_TRAINING)
-        self.check_store, self.check_rows = validation.store, validation.rows[::every]
-        self.check_targets = validation.targets[::every]
+        self.checked = lesson.validation and _every_nth(lesson.validation)
 
     def run(self, pace: Pace, monitor: Monitor, stopped: Callable[[], bool]) -> Trained:
         begun = time.monotonic()
         steps_an_epoch = len(self.rows) / self.batch
-        most = max(_FEWEST_STEPS, round(pace.most_epochs * steps_an_epoch))
+        most = max(FEWEST_STEPS, round(pace.most_epochs * steps_an_epoch))
+        if self.device.type == "cuda" and pace.seconds >= _COMPILED_FROM_S:
+            self.forward = torch.compile(self.model.module, mode="reduce-overhead")
         if pace.steps is not None:
-            pulse = _Pulse(total=pace.steps, most=pace.steps)
+            pulse = Pulse(total=pace.steps, most=pace.steps)
         elif pace.seconds == float("inf"):
-            pulse = _Pulse(total=most, most=most)
+            pulse = Pulse(total=most, most=most)
         else:
-            pulse = _Pulse(total=self._steps_that_fit(most, begun + pace.seconds), most=most)
-        best_at = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
+            pulse = Pulse(total=self._steps_that_fit(most, begun + pace.seconds), most=most)
+        kept, averaged = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
         self.model.module.cpu().eval()
         return Trained(
             model=self.model,
@@ -210,56 +202,77 @@ class _Training:
             steps=pulse.step,
             epochs=round(pulse.step / steps_an_epoch, 2),
             history=tuple(pulse.history),
-            best_at_step=best_at,
+            best_at_step=kept,
             replans=tuple(pulse.replans),
+            step_s=pulse.step_s,
+            averaged=averaged,
         )
 
-    def _steps(self, pulse: _Pulse, end: float, monitor: Monitor, stopped: Callable[[], bool]) -> int:
-        """Train, and return the step whose weights the model has in the end."""
-        begun = time.monotonic()
+    def _steps(self, pulse: Pulse, end: float, monitor: Monitor, stopped: Callable[[], bool]) -> tuple[int, bool]:
+        """Train; return the step whose weights the model has in the end, and whether they are averaged."""
+        begun = replanned = time.monotonic()
         optimizer, batches, dice = self._fresh()
-        kept: _Kept | None = None
-        loss_sum, losses = torch.zeros((), device=self.device), 0
-        check_s, replanned = 0.0, time.monotonic()
-        next_check = self._next_check(pulse)
+        average = WeightAverage(self.model.module, self.recipe.averaging * pulse.total) if self.recipe.averaging else None
+        best: _Kept | None = None
+        now: _Kept | None = None
+        loss_sum, losses, check_s = torch.zeros((), device=self.device), 0, 0.0
+        next_check = pulse.next_check()
         while pulse.step < pulse.total:
-            loss_sum += self._step(optimizer, next(batches), dice, _learning_rate(self.recipe.learning_rate, pulse))
+            loss_sum += self._step(optimizer, next(batches), dice, pulse.learning_rate(self.recipe.learning_rate))
             losses += 1
             pulse.step += 1
-            now = time.monotonic()
-            if now - replanned > _REPLAN_EVERY_S:
-                replanned = now
+            if average:
+                average.update()
+            clock = time.monotonic()
+            if clock - replanned > REPLAN_EVERY_S:
+                replanned = clock
                 monitor.on_progress(pulse.step / pulse.total, f"step {pulse.step:,} of {pulse.total:,}")
-                _replan(pulse, now, begun, end, check_s)
+                pulse.replan(clock - begun, end - clock, check_s)
             leave = stopped()
             if pulse.step >= min(next_check, pulse.total) or leave:
+                mean_loss = float(loss_sum) / losses  # waits for the device, so the clock is read after it
                 started = time.monotonic()
-                mean_loss = float(loss_sum) / losses
                 if not np.isfinite(mean_loss):
                     raise FloatingPointError(f"the loss is {mean_loss} after {pulse.step} steps")
-                losses_now = self._check()
-                value = metrics.score_of_losses(self.facts, losses_now)
-                epoch = round(pulse.step * self.batch / len(self.rows), 3)
-                pulse.history.append(Check(pulse.step, epoch, mean_loss, value, round(started - begun, 3)))
-                if kept is None or losses_now.mean() < kept.losses.mean():
-                    kept = _Kept(pulse.step, losses_now, _copy(self.model))
+                losing = False
+                if self.checked is not None:
+                    now = self._look(pulse, mean_loss, started - begun)
+                    best = now if best is None or now.losses.mean() < best.losses.mean() else best
+                    losing = monitor.on_check(pulse.step / pulse.total, pulse.history[-1].score)
                 loss_sum, losses = torch.zeros((), device=self.device), 0
-                losing = monitor.on_check(pulse.step / pulse.total, value)
                 check_s = time.monotonic() - started
-                next_check = self._next_check(pulse)
+                pulse.step_s -= check_s
+                next_check = pulse.next_check()
                 if leave or losing:
                     pulse.state = "interrupted" if leave else "pruned"
                     break
-        assert kept is not None
-        # A training that was ended early has not had its low learning rates: there the best check is as good as any.
-        if pulse.state == "complete" and not _clearly_better(kept.losses, losses_now):
-            kept = _Kept(pulse.step, losses_now, _copy(self.model))
-        self.model.module.load_state_dict(kept.state)
-        return kept.step
+        pulse.step_s += time.monotonic() - begun
+        return self._settle(pulse, now, best, average)
 
-    def _next_check(self, pulse: _Pulse) -> int:
-        done = len(pulse.history) + 1
-        return pulse.total if done >= _CHECKS else max(pulse.step + 1, round(pulse.total * done / _CHECKS))
+    def _look(self, pulse: Pulse, mean_loss: float, seconds: float) -> _Kept:
+        """Look at the validation set."""
+        assert self.checked is not None
+        rows = self._row_losses(self.checked)
+        epoch = round(pulse.step * self.batch / len(self.rows), 3)
+        pulse.history.append(Check(pulse.step, epoch, mean_loss, metrics.score_of_losses(self.facts, rows), round(seconds, 3)))
+        return _Kept(pulse.step, rows, _copy(self.model))
+
+    def _settle(self, pulse: Pulse, last: _Kept | None, best: _Kept | None, average: WeightAverage | None) -> tuple[int, bool]:
+        """Give the model its final weights: the last, their average if it is better, or an earlier check's if clearly so."""
+        averaged = average.state() if average else {}
+        if averaged:
+            self.model.module.load_state_dict(averaged)
+        if self.checked is None or last is None or best is None:
+            return pulse.step, bool(averaged)
+        chosen = last
+        if averaged and (rows := self._row_losses(self.checked)).mean() < last.losses.mean():
+            chosen = _Kept(pulse.step, rows, averaged)
+        # A training that was ended early has not had its low learning rates: there the best check is as good as any.
+        ended_early = pulse.state != "complete" and best.losses.mean() < chosen.losses.mean()
+        if ended_early or _clearly_better(best.losses, chosen.losses):
+            chosen = best
+        self.model.module.load_state_dict(chosen.state)
+        return chosen.step, chosen.state is averaged
 
     def _fresh(self) -> tuple[torch.optim.Optimizer, Iterator[torch.Tensor], torch.Generator]:
         """An optimiser, the order of batches and the dice for augmentation, as they are at the start of a training."""
@@ -273,10 +286,10 @@ class _Training:
     def _batches(self) -> Iterator[torch.Tensor]:
         """Positions in the training set, a batch at a time, shuffled anew each epoch; a batch may span two epochs."""
         dice = torch.Generator().manual_seed(self.seed)
-        left = torch.empty(0, dtype=torch.int64)
+        left = torch.empty(0, dtype=torch.int64, device=self.pictures.device)
         while True:
             while len(left) < self.batch:
-                left = torch.cat([left, torch.randperm(len(self.rows), generator=dice)])
+                left = torch.cat([left, torch.randperm(len(self.rows), generator=dice).to(left.device)])
             yield left[: self.batch]
             left = left[self.batch :]
 
@@ -284,12 +297,12 @@ class _Training:
         self, optimizer: torch.optim.Optimizer, positions: torch.Tensor, dice: torch.Generator, rate: float
     ) -> torch.Tensor:
         self.model.module.train()
-        positions = positions.to(self.rows.device)
-        prepared = self.model.preparation(self.pictures[self.rows[positions]].to(self.device))
+        pictures, targets = self.pictures[self.rows[positions]], self.targets[positions]
+        prepared = self.model.preparation(pictures.to(self.device, non_blocking=True))
         prepared = augment(prepared, self.recipe.augmentation, dice)
         with self._autocast():
-            outputs = self.model.module(prepared)
-        loss = self.model.head.loss(outputs.float(), self.targets[positions.to(self.device)], self.recipe.label_smoothing)
+            outputs = self.forward(prepared)
+        loss = self.model.head.loss(outputs.float(), targets.to(self.device, non_blocking=True), self.recipe.label_smoothing)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
@@ -298,13 +311,12 @@ class _Training:
         return loss.detach()
 
     def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.machine.low_precision else nullcontext()
 
-    def _check(self) -> Array:
-        """Each checked row's loss."""
+    def _row_losses(self, checked: Examples) -> Array:
         with self._autocast():
-            predictions = self.model.predict(self.check_store, self.check_rows)
-        return metrics.row_losses(self.facts, self.check_targets, predictions)
+            predictions = self.model.predict(checked.store, checked.rows)
+        return metrics.row_losses(self.facts, checked.targets, predictions)
 
     def _steps_that_fit(self, most: int, end: float) -> int:
         """Time a few steps and one check, put everything back as it was, and say how many steps fit until ``end``."""
@@ -317,42 +329,23 @@ class _Training:
             seconds.append(time.monotonic() - started)
             if time.monotonic() > end:
                 break
-        started = time.monotonic()
-        self._check()
-        check_s = time.monotonic() - started
+        check_s = 0.0
+        if self.checked is not None:
+            started = time.monotonic()
+            self._row_losses(self.checked)
+            check_s = time.monotonic() - started
+            # At the end the whole validation set is predicted in full precision, which takes about twice as long.
+            self.final_s = 2 * check_s * self.validation_rows / len(self.checked)
         self.model.module.load_state_dict(before)
         step_s = float(np.median(seconds[_WARM_STEPS:] or seconds))
-        # At the end the whole validation set is predicted twice, to calibrate and to score, in full precision, which
-        # takes about twice as long.
-        self.final_s = 4 * check_s * self.validation_rows / len(self.check_rows)
-        left = end - self.final_s - time.monotonic() - _CHECKS * check_s
-        return int(np.clip(left / step_s, min(_FEWEST_STEPS, most), most))
+        left = end - self.final_s - time.monotonic() - CHECKS * check_s
+        return int(np.clip(left / step_s, min(FEWEST_STEPS, most), most))
 
 
-def _learning_rate(highest: float, pulse: _Pulse) -> float:
-    """One cycle (Smith & Topin 2017): a linear rise, then a cosine down to a hundredth."""
-    done = pulse.step / pulse.total
-    if done < _WARM_UP:
-        return highest * (0.1 + 0.9 * done / _WARM_UP)
-    fall = (done - _WARM_UP) / (1 - _WARM_UP)
-    return highest * (_FINAL_LR + (1 - _FINAL_LR) * 0.5 * (1 + float(np.cos(np.pi * fall))))
-
-
-def _replan(pulse: _Pulse, now: float, begun: float, end: float, check_s: float) -> None:
-    """Shorten the training if it would run over its end, or lengthen it early on if it would end long before.
-
-    The machine may have become slower or faster than in the few steps that were measured.
-    """
-    if end == float("inf"):
-        return
-    step_s = (now - begun) / pulse.step
-    checks_left = max(1, _CHECKS - len(pulse.history))
-    fit = min(pulse.most, pulse.step + max(1, int((end - now - checks_left * check_s) / step_s)))
-    # Later a longer schedule would raise the learning rate again after it has fallen.
-    may_grow = pulse.step < _GROWS_UNTIL * pulse.total
-    if fit < 0.98 * pulse.total or (may_grow and fit > 1.1 * pulse.total):
-        pulse.total = fit
-        pulse.replans.append((pulse.step, fit))
+def _every_nth(validation: Examples) -> Examples:
+    """A fixed part of a large validation set, enough to see where a training is going."""
+    every = max(1, len(validation) // _VALIDATION_ROWS_IN_TRAINING)
+    return Examples(validation.store, validation.rows[::every], validation.targets[::every], validation.refs[::every])
 
 
 def _clearly_better(earlier: Array, last: Array) -> bool:

@@ -31,6 +31,7 @@ class Recipe:
     batch_size: int = 128
     epochs: float = 12.0
     label_smoothing: float = 0.0
+    averaging: float = 0.0  # share of the steps over which the final weights are averaged; 0: they are the last ones
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def to_json(self) -> dict[str, Json]:

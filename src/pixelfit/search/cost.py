@@ -1,0 +1,69 @@
+"""What a training will cost, predicted before it starts, so that none starts that cannot finish."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from pixelfit.models import FAMILIES
+from pixelfit.training.recipe import Recipe
+from pixelfit.types import PictureSpec
+
+_BACKWARD = 3  # a step costs the forward pass and twice as much again backwards
+_LEAST_STEP_S = 5e-4  # Python and the optimiser, however small the net
+_SHARE_OF_PROBE = 0.5  # whole nets reach about half the speed of the one convolution that `machine` times
+
+
+class CostModel:
+    """Predicts seconds a training step from the net's operations, and learns the machine's speed for each family."""
+
+    def __init__(self, spec: PictureSpec, flops: float) -> None:
+        self._spec = spec
+        self._speed = flops * _SHARE_OF_PROBE
+        self._of_family: dict[str, float] = {}
+
+    def step_s(self, recipe: Recipe) -> float:
+        """Seconds that a step of the recipe will take; 0 for families that are fitted without steps."""
+        if FAMILIES[recipe.family].fit is not None:
+            return 0.0
+        speed = self._of_family.get(recipe.family, self._speed)
+        try:
+            return max(_LEAST_STEP_S, self._operations(recipe) / speed)
+        except (ValueError, RuntimeError):
+            return _LEAST_STEP_S  # a net that cannot be built: its trial will say why
+
+    def learn(self, recipe: Recipe, steps: int, step_s: float) -> None:
+        """A training of the recipe took ``step_s`` seconds for its steps."""
+        if steps > 0 and step_s > 0 and FAMILIES[recipe.family].fit is None:
+            self._of_family[recipe.family] = self._operations(recipe) * steps / step_s
+
+    def _operations(self, recipe: Recipe) -> float:
+        forward = _forward_operations(recipe.family, tuple(sorted(recipe.architecture.items())), self._spec)
+        return float(_BACKWARD * forward * recipe.batch_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _forward_operations(family: str, architecture: tuple[tuple[str, object], ...], spec: PictureSpec) -> int:
+    """Floating-point operations for one picture in convolutions and linear layers, where nearly all of them are.
+
+    Counted while one empty picture passes. (torch.utils.flop_counter counts the same, and torch's meta device would do
+    without the pass, but each takes more than a second to load, a tenth of the shortest useful budget.)
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = FAMILIES[family].build(spec, 1, dict(architecture)).eval()
+    counted = 0
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal counted
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        counted += 2 * weight.numel() * (output.numel() // output.shape[1])
+
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        module(torch.zeros(1, spec.channels, spec.height, spec.width))
+    return counted

@@ -1,0 +1,65 @@
+"""Decisions between finding a better recipe and training the best one longer, from the gains that a search has measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pixelfit.types import Array
+
+_LEAST_EXPONENT, _MOST_EXPONENT = 0.02, 1.0
+_USUAL_EXPONENT = 0.25  # measured on MNIST and rotated digits, between 3 and 24 epochs
+_REMEMBERED = 4  # a search that has found nothing better for so long has dried up
+_HOPED_FOR = 0.02  # counted beside the measured gains, so that a few failures do not end the search for good
+
+
+def time_exponent(pairs: Sequence[tuple[float, float, float]]) -> float:
+    """How fast the score falls with training time: the exponent a of score ~ time ** -a.
+
+    Args:
+        pairs: for recipes that were trained twice, the ratio of the longer to the shorter time, the score after the
+            shorter and the score after the longer training (both positive, smaller is better).
+    """
+    slopes = [math.log(short / long) / math.log(ratio) for ratio, short, long in pairs if ratio > 1 and min(short, long) > 0]
+    return float(np.clip(np.median(slopes), _LEAST_EXPONENT, _MOST_EXPONENT)) if slopes else _USUAL_EXPONENT
+
+
+def finding_gain(scores: Sequence[float]) -> float:
+    """What one more recipe is expected to gain: the mean improvement of the best score by the latest recipes, as a share.
+
+    Args:
+        scores: of the recipes tried at equal length, in order.
+    """
+    gains = []
+    best = scores[0]
+    for score in scores[1:]:
+        gains.append(max(0.0, 1 - score / best) if best > 0 else 0.0)
+        best = min(best, score)
+    return float(np.mean([_HOPED_FOR, *gains[-_REMEMBERED:]]))
+
+
+def shortening_loss(seconds: float, left: float, exponent: float) -> float:
+    """What it costs, as a share of the score, to train ``seconds`` less than the ``left`` ones at full length."""
+    if seconds >= left:
+        return math.inf
+    return float(((left - seconds) / left) ** -exponent - 1)
+
+
+def best_number(predictions: Sequence[Array], targets: Array, score: Callable[[Array, Array], float], exponent: float) -> int:
+    """How many of the best recipes to train at full length, each with an equal part of the time.
+
+    Averaging k models lowers the score, a k-th of the time raises it by k ** exponent: the k is taken with the lowest
+    product.
+
+    Args:
+        predictions: on the validation set, of the recipes at equal length, the best first.
+        targets: the validation targets.
+        score: smaller is better.
+        exponent: see ``time_exponent``.
+    """
+    expected = [
+        score(targets, np.mean(predictions[:count], axis=0)) * count**exponent for count in range(1, len(predictions) + 1)
+    ]
+    return int(np.argmin(expected)) + 1

@@ -1,0 +1,89 @@
+"""What the machine can do, measured once before the first training: device, threads, and whether bfloat16 pays."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pixelfit.types import Json
+
+_ROUNDS = 5
+_LEAST_GAIN = 1.1  # bfloat16 rounds: below this speed-up it is not worth it
+_PROBE = (64, 32, 24)  # pictures, channels and pixels a side of the convolution that is timed
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to train.
+
+    ``speed_up`` is how many times faster a convolution with batch normalisation trains in bfloat16 than in float32;
+    ``flops`` the floating-point operations a second that it reaches in the precision chosen.
+    """
+
+    device: str
+    threads: int
+    low_precision: bool
+    speed_up: float
+    flops: float
+
+    def to_json(self) -> Json:
+        """The machine as JSON."""
+        return asdict(self)
+
+
+@functools.cache
+def machine() -> Machine:
+    """Measure the machine, and pin torch's threads to the cores that this process may use. Takes about a quarter second."""
+    threads = usable_cores()
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # the shapes stay the same from step to step
+    full = _seconds_a_step(device, torch.float32)
+    low = _seconds_a_step(device, torch.bfloat16) if _can_low(device) else float("inf")
+    speed_up = full / low
+    pictures, channels, side = _PROBE
+    flops = 6 * pictures * side**2 * 9 * channels**2 / min(full, low)  # two forward, four backward for each weight
+    return Machine(device.type, threads, speed_up >= _LEAST_GAIN, round(speed_up, 2), round(flops, -6))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: of its affinity mask, and of its control group's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        allowed, period = quota.read_text(encoding="ascii").split()
+        if allowed != "max":
+            cores = min(cores, max(1, int(allowed) // int(period)))
+    return cores
+
+
+def _can_low(device: torch.device) -> bool:
+    # Without hardware for it, processors emulate bfloat16 so slowly that not even the measurement is wanted.
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _seconds_a_step(device: torch.device, dtype: torch.dtype) -> float:
+    """The fastest of some forward and backward passes; the first ones pick kernels and do not count."""
+    pictures, channels, side = _PROBE
+    with torch.random.fork_rng(devices=[]):
+        net = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        net = net.to(device)
+        batch = torch.randn(pictures, channels, side, side).to(device).contiguous(memory_format=torch.channels_last)
+    batch.requires_grad_()
+    seconds = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = net(batch).float().square().mean()
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[2:])

@@ -1,0 +1,83 @@
+"""How long a training takes: the steps that fit into its time, planned from measured steps and recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from pixelfit.types import TrialState
+
+CHECKS = 8  # looks at the validation set in one training
+FEWEST_STEPS = 4
+REPLAN_EVERY_S = 2.0
+_WARM_UP = 0.15  # share of the steps in which the learning rate rises
+_FINAL_LR = 0.01  # share of the highest learning rate at the end
+_GROWS_UNTIL = 0.3  # share of the steps
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a training may be.
+
+    With ``steps`` it takes just these. Otherwise it takes the steps of at most ``most_epochs`` epochs that fit into
+    ``seconds``, measured on its first steps and then fixed, but for a correction where the machine proves faster or
+    slower (``Trained.replans``). It is shortened in both cases if it would run over ``seconds``; with no limit there,
+    nothing depends on the clock.
+    """
+
+    seconds: float = float("inf")
+    most_epochs: float = 12.0
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look at the validation set."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    score: float
+    seconds: float
+
+
+@dataclass
+class Pulse:
+    """Where a training stands: what changes from step to step."""
+
+    total: int
+    most: int
+    step: int = 0
+    state: TrialState = "complete"
+    replans: list[tuple[int, int]] = field(default_factory=list)
+    history: list[Check] = field(default_factory=list)
+    step_s: float = 0.0
+
+    def next_check(self) -> int:
+        """The step after which the validation set is looked at next."""
+        done = len(self.history) + 1
+        return self.total if done >= CHECKS else max(self.step + 1, round(self.total * done / CHECKS))
+
+    def learning_rate(self, highest: float) -> float:
+        """One cycle (Smith & Topin 2017): a linear rise, then a cosine down to a hundredth."""
+        done = self.step / self.total
+        if done < _WARM_UP:
+            return highest * (0.1 + 0.9 * done / _WARM_UP)
+        fall = (done - _WARM_UP) / (1 - _WARM_UP)
+        return highest * (_FINAL_LR + (1 - _FINAL_LR) * 0.5 * (1 + math.cos(math.pi * fall)))
+
+    def replan(self, seconds_spent: float, seconds_left: float, check_s: float) -> None:
+        """Shorten the training if it would run over its end, or lengthen it early on if it would end long before.
+
+        The machine may have become slower or faster than in the few steps that were measured.
+        """
+        if seconds_left == float("inf"):
+            return
+        checks_left = max(1, CHECKS - len(self.history))
+        step_s = seconds_spent / self.step
+        fit = min(self.most, self.step + max(1, int((seconds_left - checks_left * check_s) / step_s)))
+        # Later a longer schedule would raise the learning rate again after it has fallen.
+        may_grow = self.step < _GROWS_UNTIL * self.total
+        if fit < 0.98 * self.total or (may_grow and fit > 1.1 * self.total):
+            self.total = fit
+            self.replans.append((self.step, fit))
