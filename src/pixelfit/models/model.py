@@ -46,6 +46,15 @@ class Preparation:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """Predictions, and how sure they are."""
+
+    raw: Array  # values (N,) or class probabilities (N, classes)
+    spread: Array  # (N,): standard deviations in the target's unit; zeros where no distribution is predicted
+    uncalibrated: Array  # as ``raw``, but with every temperature at 1
+
+
+@dataclass(frozen=True)
 class Model:
     """A module with all that is needed to predict with it.
 
@@ -93,6 +102,12 @@ class Model:
     def predict(self, store: Array, rows: Array | None = None) -> Array:
         """Predictions: values (N,) for a regression, class probabilities (N, classes) for a classification."""
         return self.head.predict(self.outputs(store, rows) / self.temperature).numpy()
+
+    def forecast(self, store: Array, rows: Array | None = None) -> Forecast:
+        """Predictions with their sureness, from one pass through the module."""
+        outputs = self.outputs(store, rows)
+        tempered, head = outputs / self.temperature, self.head
+        return Forecast(head.predict(tempered).numpy(), head.spread(tempered).numpy(), head.predict(outputs).numpy())
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` and ``model.safetensors`` into the folder."""

@@ -156,6 +156,8 @@ FAMILY = Family(
         "smallest_leaf": Choice((1, 2, 5), 1),
     },
     fit=fit,
+    # Trees split by squared error or by class: the histogram's and Huber's losses would be theirs in name only.
+    heads=("classes", "discrete", "squared"),
     explore_share=0.08,
     augmented=False,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.models import FAMILIES
 from pixelfit.progress import Progress
@@ -126,7 +125,7 @@ def search(
         if asked is not None:
             study.tell(asked, trial.score, pruned=trial.state == "pruned")
         folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
-        folder.write_leaderboard(state.trials, metrics.RANKED_BY[facts.task], {})
+        folder.write_leaderboard(state.trials, facts.metric, {})
         best = rank(state.trials)[0]
         deadline.reserve(_time_after(best, splits))
         progress.end_trial(trial, best=best if best.score is not None else None)

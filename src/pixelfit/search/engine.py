@@ -61,7 +61,6 @@ class LocalEngine:
 
     def _run(self, plan: Plan, begun: float) -> Outcome:
         facts, validation = self._facts, self._validation
-        ranked_by = metrics.RANKED_BY[facts.task]
         trained = train(
             plan.recipe,
             self._train_set,
@@ -91,7 +90,7 @@ class LocalEngine:
             steps=trained.steps,
             epochs=trained.epochs,
             parameters=model.parameters(),
-            score=measured[ranked_by],
+            score=metrics.cost(facts.metric, measured[facts.metric]),
             metrics=measured,
             predict_ms=predict_ms,
             replans=trained.replans,

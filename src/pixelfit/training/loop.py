@@ -141,7 +141,7 @@ def train(
     Raises:
         FloatingPointError: the loss is no longer a finite number.
     """
-    head = make_head(recipe.head, train_set.targets, len(facts.classes or ()))
+    head = make_head(recipe.head, train_set.targets, len(facts.classes or ()), facts.metric)
     preparation = Preparation.of(train_set)
     torch.manual_seed(seed)
     model = Model.new(recipe.family, recipe.architecture, facts.spec, preparation, head)
