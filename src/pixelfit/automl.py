@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelfit import metrics, report
+from pixelfit import report
+from pixelfit.calibration import Calibrated, calibrated_predictor
 from pixelfit.data.describe import describe, samples, tell
 from pixelfit.data.inspect import inspect
 from pixelfit.data.named import references_for
@@ -19,7 +20,7 @@ from pixelfit.environment import environment
 from pixelfit.evaluate import Evaluation, score_on_test
 from pixelfit.models.model import Model
 from pixelfit.options import FitOptions
-from pixelfit.predictor import Predictor
+from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, free_folder, refuse_taken
 from pixelfit.search import Limits, search
@@ -57,7 +58,7 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         refuse_taken(options.out)
     table = load_table(source, target=options.target, data_dir=options.data_dir, progress=progress)
     pictures = decode(table, progress)
-    facts, targets = inspect(table, pictures, options.task)
+    facts, targets = inspect(table, pictures, options.task, options.metric)
     splits = split(table, pictures, facts, targets, seed=options.seed)
     tell(facts, splits.how, progress)
 
@@ -69,17 +70,17 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         space, limits = build_space(facts, splits.train), Limits(options.trials, options.steps)
         trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
         seconds["search"] = deadline.elapsed()
-        predictor = combine(trials, splits.validation, facts, folder)
+        final = calibrated_predictor(combine(trials, splits.validation, facts, folder), splits.validation)
         baseline = Model.load(folder.trial_folder(0))
-        evaluation = score_on_test(predictor, baseline, splits.test, facts, seed=options.seed)
+        evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
         folder.write_timeline(seconds, interrupted=deadline.interrupted)
-        _save_results(folder, trials, predictor, evaluation, facts, splits)
+        _save_results(folder, trials, final, evaluation, facts, splits)
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         report.draw(folder)
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
-    return Run(folder, facts, trials, predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
+    return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
 
 
 def _save_start(folder: RunFolder, source: Source, options: FitOptions, facts: Facts, splits: Splits) -> None:
@@ -96,13 +97,17 @@ def _save_start(folder: RunFolder, source: Source, options: FitOptions, facts: F
 
 
 def _save_results(
-    folder: RunFolder, trials: Sequence[Trial], predictor: Predictor, evaluation: Evaluation, facts: Facts, splits: Splits
+    folder: RunFolder, trials: Sequence[Trial], final: Calibrated, evaluation: Evaluation, facts: Facts, splits: Splits
 ) -> None:
     """The final model, and everything that the report shows of it."""
+    predictor = final.predictor
     predictor.save(folder.model_folder)
     weights = {member.trial: member.weight for member in predictor.members}
-    folder.write_leaderboard(trials, metrics.RANKED_BY[facts.task], weights)
-    on_validation = predictor.raw(splits.validation.store, splits.validation.rows)
-    folder.write_predictions("validation", facts, splits.validation, on_validation)
-    folder.write_predictions("test", facts, evaluation.examples, evaluation.raw)
+    folder.write_leaderboard(trials, facts.metric, weights)
+    for name, examples, forecast in (
+        ("validation", splits.validation, final.on_validation),
+        ("test", evaluation.examples, evaluation.forecast),
+    ):
+        sureness = predictor.sureness_columns(forecast, COVERAGE) if predictor.allows(COVERAGE) else {}
+        folder.write_predictions(name, facts, examples, forecast.raw, sureness)
     folder.write_pictures([*samples(splits.train, facts), *evaluation.worst], facts.spec)

@@ -40,6 +40,10 @@ TrialsOption = Annotated[
     int | None, typer.Option(help="Number of trials, with the baseline. Without --budget the run repeats exactly.")
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Training steps of each trial, instead of what its time allows.")]
+MetricOption = Annotated[
+    Literal["rmse", "mae", "log_loss", "accuracy", "macro_f1"] | None,
+    typer.Option(help="What trials are ranked by. Default: rmse for numbers, log_loss for labels."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
 LEADERBOARD_SHOWN = ("rank", "trial", "family", "head", "state", "weight", "epochs", "seconds")
@@ -77,6 +81,7 @@ def fit(
     source: Annotated[str, typer.Argument(help="A data set's name, a folder with a sub-folder a class, or a CSV file.")],
     task: TaskOption = None,
     target: Annotated[str | None, typer.Option(help="The target column of a CSV file.")] = None,
+    metric: MetricOption = None,
     budget: BudgetOption = None,
     trials: TrialsOption = None,
     steps: StepsOption = None,
@@ -88,7 +93,15 @@ def fit(
     from pixelfit.options import checked_options
 
     options = checked_options(
-        task=task, target=target, budget=budget, trials=trials, steps=steps, seed=seed, out=out, data_dir=data_dir
+        task=task,
+        target=target,
+        metric=metric,
+        budget=budget,
+        trials=trials,
+        steps=steps,
+        seed=seed,
+        out=out,
+        data_dir=data_dir,
     )
     _fit(source, options)
 
@@ -113,6 +126,9 @@ def predict(
     run: RunArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file to write. Default: standard output.")] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Add intervals or sets that hold the truth in this share of pictures, such as 0.9.")
+    ] = None,
 ) -> None:
     """Predict with a finished run's model."""
     import csv
@@ -122,12 +138,17 @@ def predict(
     from pixelfit.files import write_text
 
     predictor = pixelfit.load(run)
-    raw = predictor.predict_raw(images)
+    if coverage is not None:
+        predictor.check_coverage(coverage)  # before the work of predicting
+    forecast = predictor.predict_forecast(images)
+    sureness = {} if coverage is None else predictor.sureness_columns(forecast, coverage)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["picture", predictor.target_name, *(f"p_{label}" for label in predictor.classes or ())])
-    for path, label, row in zip(images, predictor.labels(raw).tolist(), raw, strict=True):
-        table.writerow([path, label, *(f"{share:.6g}" for share in row)] if predictor.classes else [path, label])
+    table.writerow(["picture", predictor.target_name, *sureness, *(f"p_{label}" for label in predictor.classes or ())])
+    labels = predictor.labels(forecast.raw).tolist()
+    for place, (path, label, row) in enumerate(zip(images, labels, forecast.raw, strict=True)):
+        shares = [f"{share:.6g}" for share in row] if predictor.classes else []
+        table.writerow([path, label, *(column[place] for column in sureness.values()), *shares])
     if out is None:
         typer.echo(text.getvalue(), nl=False)
     else:
@@ -152,7 +173,7 @@ def leaderboard(run: RunArgument) -> None:
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     metric = f"val_{rows[0]['ranked_by']}"
-    others = [name for name in rows[0] if name in ("val_r2", "val_rounded_accuracy", "val_accuracy")]
+    others = [name for name in rows[0] if name in ("val_r2", "val_rounded_accuracy", "val_accuracy") and name != metric]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in (*LEADERBOARD_SHOWN, metric, *others):
         table.add_column(name.removeprefix("val_"), justify="left" if name in ("family", "head", "state") else "right")
@@ -212,7 +233,7 @@ def _print_result(console: Console, run: Run) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pixelfit.display import clock
+    from pixelfit.display import clock, sureness_lines
     from pixelfit.metrics import TITLES, shown
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -223,6 +244,8 @@ def _print_result(console: Console, run: Run) -> None:
         table.add_row(TITLES[name], shown(name, interval.value), f"{low} – {high}", shown(name, run.scores.baseline[name].value))
     console.print()
     console.print(table)
+    for line in sureness_lines(run.scores):
+        console.print(Text(line))
     console.print()
     members = ", ".join(f"#{member.trial} {member.model.family} ({member.weight:.0%})" for member in run.predictor.members)
     if run.interrupted:

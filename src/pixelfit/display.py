@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pixelfit.metrics import RANKED_BY, TITLES, shown
-from pixelfit.types import Trial
+from pixelfit.metrics import TITLES, percent, shown
+from pixelfit.types import Scores, Trial
 
 _REFRESH = 4  # a second: more would take time from training
 _LEAST_COUNTED = 200  # pieces: less work is over before a bar could be read
@@ -94,9 +94,23 @@ class Display:
 
 def scored(trial: Trial) -> str:
     """A trial's validation metrics in a line, the one that ranks first."""
-    first = next(name for name in RANKED_BY.values() if name in trial.metrics)
-    others = [name for name in ("accuracy", "r2") if name in trial.metrics]
+    first = next(iter(trial.metrics))
+    others = [name for name in ("accuracy", "r2") if name in trial.metrics and name != first]
     return ", ".join(f"{TITLES[name]} {shown(name, trial.metrics[name])}" for name in (first, *others))
+
+
+def sureness_lines(scores: Scores) -> list[str]:
+    """How sure the final model may be, as the test set tells it: a line, or none where intervals could not be calibrated."""
+    if scores.reliability is not None:
+        error, before = scores.reliability.error, scores.reliability.error_before
+        return [f"Calibration error {percent(error)} ({percent(before)} before calibration)"]
+    if scores.intervals is None:
+        return []
+    part = scores.intervals
+    return [
+        f"{100 * part.coverage:g} % intervals: covered {percent(part.covered.value)} of the unseen pictures, "
+        f"mean width {shown('mae', part.mean_width)}"
+    ]
 
 
 def clock(seconds: float) -> str:

@@ -17,8 +17,9 @@ from pixelfit import metrics
 from pixelfit.automl import Run, fit
 from pixelfit.display import Display
 from pixelfit.options import checked_options
+from pixelfit.predictor import COVERAGE
 from pixelfit.progress import Silent
-from pixelfit.types import Array, Task
+from pixelfit.types import Array, Metric, Task
 
 
 class _ImageEstimator(BaseEstimator):
@@ -29,6 +30,8 @@ class _ImageEstimator(BaseEstimator):
             is given: ten minutes.
         trials: number of trials; without ``budget`` the fit then repeats exactly.
         steps: training steps of each trial, instead of what its time allows.
+        metric: what trials are ranked by: ``"rmse"`` (default) or ``"mae"``; for classes ``"log_loss"`` (default),
+            ``"accuracy"`` or ``"macro_f1"``.
         seed: seed of every random choice.
         out: run folder to make. Default: a new one under ``runs/`` in the current folder.
         verbose: whether progress is printed.
@@ -42,6 +45,7 @@ class _ImageEstimator(BaseEstimator):
         budget: str | float | None = None,
         trials: int | None = None,
         steps: int | None = None,
+        metric: Metric | None = None,
         seed: int = 0,
         out: str | Path | None = None,
         verbose: bool = False,
@@ -49,6 +53,7 @@ class _ImageEstimator(BaseEstimator):
         self.budget = budget
         self.trials = trials
         self.steps = steps
+        self.metric = metric
         self.seed = seed
         self.out = out
         self.verbose = verbose
@@ -71,6 +76,7 @@ class _ImageEstimator(BaseEstimator):
             budget=self.budget,
             trials=self.trials,
             steps=self.steps,
+            metric=self.metric,
             seed=self.seed,
             out=self.out,
             target=target,
@@ -115,6 +121,11 @@ class ImageRegressor(RegressorMixin, _ImageEstimator):
 
     _task: Task = "regression"
 
+    def predict_interval(self, X: object, coverage: float = COVERAGE) -> Array:
+        """Lower and upper ends that hold the true value in a share ``coverage`` of new pictures, shape (N, 2)."""
+        check_is_fitted(self)
+        return self.predictor_.predict_interval(X, coverage)
+
     def score(self, X: object, y: Array) -> float:
         """R² of the predictions for X against y."""
         return metrics.r2(_numbers(y), self.predict(X))
@@ -138,6 +149,15 @@ class ImageClassifier(ClassifierMixin, _ImageEstimator):
         """Probabilities of the classes in the order of ``classes_``, shape (N, classes)."""
         check_is_fitted(self)
         return self.predictor_.predict_proba(X)
+
+    def predict_sets(self, X: object, coverage: float = COVERAGE) -> Array:
+        """Which classes are in sets that hold the true one in a share ``coverage`` of new pictures.
+
+        Returns:
+            Booleans of shape (N, classes) in the order of ``classes_``, at least one True in each row.
+        """
+        check_is_fitted(self)
+        return self.predictor_.predict_sets(X, coverage)
 
     def score(self, X: object, y: Array) -> float:
         """Share of the pictures X whose predicted label is that in y."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pixelfit.deadline import parse_budget
 from pixelfit.errors import OptionError, PixelfitError
-from pixelfit.types import Task
+from pixelfit.types import METRICS_OF, Metric, Task
 
 DEFAULT_BUDGET_S = 600.0
 
@@ -25,6 +25,7 @@ class FitOptions(BaseModel):
 
     task: Task | None = None
     target: str | None = None
+    metric: Metric | None = None
     budget: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_budget(value))] = None
     trials: Annotated[int | None, Field(ge=1)] = None
     steps: Annotated[int | None, Field(ge=1)] = None
@@ -41,7 +42,7 @@ class FitOptions(BaseModel):
 def checked_options(**chosen: object) -> FitOptions:
     """Options from what the user wrote; raises OptionError naming the first that cannot be used."""
     try:
-        return FitOptions.model_validate({name: value for name, value in chosen.items() if value is not None})
+        options = FitOptions.model_validate({name: value for name, value in chosen.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
@@ -49,3 +50,13 @@ def checked_options(**chosen: object) -> FitOptions:
             raise cause from None
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise OptionError(f"{option} {first['input']!r} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+    if options.task is not None:  # otherwise the task is known only once the data are
+        metric_for(options.task, options.metric)
+    return options
+
+
+def metric_for(task: Task, wanted: Metric | None) -> Metric:
+    """What trials are ranked by: the metric that the user wants, or the task's own; raises OptionError if they do not fit."""
+    if wanted is not None and wanted not in METRICS_OF[task]:
+        raise OptionError(f"--metric {wanted!r} is not for a {task}, which takes {' or '.join(METRICS_OF[task])}.")
+    return wanted or METRICS_OF[task][0]

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
+from pixelfit.conformal import Conformal, Intervals, Sets, enough, quantile
 from pixelfit.data.sources import check_arrays
 from pixelfit.data.store import decode_files, to_spec
 from pixelfit.errors import DataError, RunError
-from pixelfit.files import read_json, write_json
-from pixelfit.models.model import Model
+from pixelfit.files import read_json, write_json, written_beside
+from pixelfit.models.model import Forecast, Model
 from pixelfit.progress import Progress, Silent
-from pixelfit.types import Array, Label, PictureSpec, Task
+from pixelfit.types import Array, Floats, Json, Label, PictureSpec, Task
 
 FORMAT = 1
+COVERAGE = 0.9  # of intervals and sets, unless the user says otherwise
+_SCORES_FILE = "calibration.safetensors"
+_LEAST_PROBABILITY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts numbers or classes for pictures. Made by ``fit``, or read back by ``pixelfit.load``."""
+    """Predicts numbers or classes for pictures. Made by ``fit``, or read back by ``pixelfit.load``.
+
+    ``temperature`` divides the logarithms of the ensemble's class probabilities, as each model's does its own.
+    ``conformal`` gives intervals or sets around predictions; None in a predictor that was never calibrated.
+    """
 
     task: Task
     classes: tuple[Label, ...] | None
     target_name: str
     members: tuple[Member, ...]
+    temperature: float = 1.0
+    conformal: Conformal | None = None
 
     @property
     def spec(self) -> PictureSpec:
@@ -65,13 +77,84 @@ class Predictor:
             raise DataError("A regression has no class probabilities; use predict.")
         return self.predict_raw(X, progress=progress)
 
+    def predict_interval(self, X: object, coverage: float = COVERAGE, *, progress: Progress | None = None) -> Array:
+        """Lower and upper ends, in the target's unit, that hold the true value in a share ``coverage`` of new pictures, (N, 2).
+
+        Raises:
+            DataError: as for ``predict``, for a classification, and for a coverage outside (0, 1) or beyond what the
+                number of validation pictures allows.
+        """
+        self.check_coverage(coverage)
+        if self.task == "classification":
+            raise DataError("A classification has no intervals; use predict_sets.")
+        return self.intervals(self.predict_forecast(X, progress=progress), coverage)
+
+    def predict_sets(self, X: object, coverage: float = COVERAGE, *, progress: Progress | None = None) -> Array:
+        """Which classes, in the order of ``classes``, are in sets that hold the true one in a share ``coverage`` of pictures.
+
+        Returns:
+            Booleans of shape (N, classes), at least one True in each row.
+
+        Raises:
+            DataError: as for ``predict_interval``, but for a regression.
+        """
+        self.check_coverage(coverage)
+        if self.task == "regression":
+            raise DataError("A regression has no sets of classes; use predict_interval.")
+        return self.sets(self.predict_forecast(X, progress=progress), coverage)
+
+    def predict_forecast(self, X: object, *, progress: Progress | None = None) -> Forecast:
+        """Predictions with their sureness; X as for ``predict``."""
+        return self.forecast(self._stored(X, progress or Silent()))
+
     def predict_raw(self, X: object, *, progress: Progress | None = None) -> Array:
         """Values (N,) for a regression, class probabilities (N, classes) for a classification; X as for ``predict``."""
         return self.raw(self._stored(X, progress or Silent()))
 
     def raw(self, store: Array, rows: Array | None = None) -> Array:
         """The ensemble's values (N,) or probabilities (N, classes), for pictures already in this model's form."""
-        return np.asarray(sum(member.weight * member.model.predict(store, rows) for member in self.members))
+        return self.forecast(store, rows).raw
+
+    def forecast(self, store: Array, rows: Array | None = None) -> Forecast:
+        """The ensemble's predictions with their sureness, for pictures already in this model's form.
+
+        The spread is that of the members' distributions mixed by weight: their own and how far they are apart.
+        """
+        parts = [(member.weight, member.model.forecast(store, rows)) for member in self.members]
+        raw = np.asarray(sum(weight * part.raw for weight, part in parts))
+        uncalibrated = np.asarray(sum(weight * part.uncalibrated for weight, part in parts))
+        if self.task == "classification":
+            return Forecast(sharpened(raw, self.temperature), np.zeros(len(raw)), uncalibrated)
+        variance = sum(weight * (part.spread**2 + (part.raw - raw) ** 2) for weight, part in parts)
+        return Forecast(raw, np.sqrt(np.asarray(variance)), uncalibrated)
+
+    def check_coverage(self, coverage: float) -> None:
+        """Raise DataError if this model has no intervals or sets of that coverage."""
+        if self.conformal is None:
+            raise DataError("This model was saved without calibrated intervals or sets; fit it again to have them.")
+        quantile(self.conformal.scores, coverage)
+
+    def allows(self, coverage: float) -> bool:
+        """Whether the model was calibrated, on enough pictures for intervals or sets of that coverage."""
+        return self.conformal is not None and enough(len(self.conformal.scores), coverage)
+
+    def intervals(self, forecast: Forecast, coverage: float) -> Array:
+        """Ends (N, 2) of intervals around forecast values; see ``predict_interval``."""
+        assert isinstance(self.conformal, Intervals)
+        return self.conformal.around(forecast.raw, forecast.spread, coverage)
+
+    def sets(self, forecast: Forecast, coverage: float) -> Array:
+        """Sets (N, classes) for forecast probabilities; see ``predict_sets``."""
+        assert isinstance(self.conformal, Sets)
+        return self.conformal.of(forecast.raw, coverage)
+
+    def sureness_columns(self, forecast: Forecast, coverage: float) -> dict[str, list[float] | list[str]]:
+        """What stands beside predictions in a table: ``low`` and ``high``, or the ``set`` of classes as ``cat|dog``."""
+        if self.classes is None:
+            low, high = self.intervals(forecast, coverage).T
+            return {"low": low.tolist(), "high": high.tolist()}
+        names = np.array([str(label) for label in self.classes], dtype=object)
+        return {"set": ["|".join(names[row]) for row in self.sets(forecast, coverage)]}
 
     def labels(self, raw: Array) -> Array:
         """Values as they are, probabilities as the most probable label."""
@@ -96,6 +179,8 @@ class Predictor:
             "task": self.task,
             "classes": self.classes,
             "target_name": self.target_name,
+            "temperature": self.temperature,
+            "conformal": _save_conformal(self.conformal, folder),
             "members": [
                 {"folder": f"member-{place}", "trial": member.trial, "weight": member.weight}
                 for place, member in enumerate(self.members)
@@ -122,7 +207,41 @@ class Predictor:
             if not members or described["task"] not in ("regression", "classification"):
                 raise RunError(f"{file} describes no model.")
             return Predictor(
-                described["task"], tuple(classes) if classes is not None else None, described["target_name"], members
+                described["task"],
+                tuple(classes) if classes is not None else None,
+                described["target_name"],
+                members,
+                float(described.get("temperature", 1.0)),
+                _load_conformal(described.get("conformal"), place),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunError(f"{file} cannot be read: {error}.") from error
+
+
+def sharpened(probabilities: Floats, temperature: float) -> Floats:
+    """Probabilities (N, classes) as their logarithms divided by the temperature make them (Guo et al. 2017)."""
+    if temperature == 1.0:
+        return probabilities
+    logs = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)) / temperature
+    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _save_conformal(conformal: Conformal | None, folder: Path) -> Json:
+    """Write the scores, and return what else there is to know of them."""
+    if conformal is None:
+        return None
+    with written_beside(folder / _SCORES_FILE) as beside:
+        save_file({"scores": conformal.scores}, beside)
+    if isinstance(conformal, Sets):
+        return {"kind": "sets"}
+    return {"kind": "intervals", "floor": conformal.floor, "scaled": conformal.scaled}
+
+
+def _load_conformal(described: Json, folder: Path) -> Conformal | None:
+    if described is None:
+        return None
+    scores = load_file(folder / _SCORES_FILE)["scores"]
+    if described["kind"] == "sets":
+        return Sets(scores)
+    return Intervals(scores, float(described["floor"]), bool(described["scaled"]))

@@ -105,23 +105,28 @@ class RunFolder:
         for place, trial in enumerate(ranked, start=1):
             row = {name: getattr(trial, name) for name in LEADERBOARD_COLUMNS if hasattr(trial, name)}
             row |= {"rank": place, "trial": trial.number, "head": trial.recipe["head"], "ranked_by": ranked_by}
+            row |= {"score": trial.metrics.get(ranked_by)}  # as people know it, not as the cost that is minimised
             row |= {"weight": round(weights.get(trial.number, 0.0), 6), "seconds": round(trial.seconds, 2)}
             row |= {f"val_{name}": value for name, value in trial.metrics.items()}
             table.writerow(row)
         write_text(self.path / "leaderboard.csv", out.getvalue())
 
-    def write_predictions(self, name: str, facts: Facts, examples: Examples, raw: Array) -> None:
-        """``predictions/NAME.csv``: a row a picture with its target and prediction, and each class's probability."""
+    def write_predictions(
+        self, name: str, facts: Facts, examples: Examples, raw: Array, sureness: Mapping[str, Sequence[float | str]]
+    ) -> None:
+        """``predictions/NAME.csv``: a row a picture with its target, prediction, ``sureness`` and each class's probability."""
         classes = facts.classes
-        header = ["picture", "target", "prediction", *(f"p_{label}" for label in classes or ())]
+        header = ["picture", "target", "prediction", *sureness, *(f"p_{label}" for label in classes or ())]
+        beside = list(zip(*sureness.values(), strict=True)) if sureness else [()] * len(raw)
         out = io.StringIO()
         table = csv.writer(out, lineterminator="\n")
         table.writerow(header)
-        for ref, target, value in zip(examples.refs, examples.targets.tolist(), raw.tolist(), strict=True):
+        for ref, target, value, more in zip(examples.refs, examples.targets.tolist(), raw.tolist(), beside, strict=True):
             if classes is None:
-                table.writerow([ref, target, value])
+                table.writerow([ref, target, value, *more])
             else:
-                table.writerow([ref, classes[target], classes[int(np.argmax(value))], *(f"{share:.6g}" for share in value)])
+                shares = (f"{share:.6g}" for share in value)
+                table.writerow([ref, classes[target], classes[int(np.argmax(value))], *more, *shares])
         write_text(self.path / "predictions" / f"{name}.csv", out.getvalue())
 
     def write_pictures(self, pictures: Sequence[Picture], spec: PictureSpec) -> None:
@@ -152,6 +157,7 @@ class RunFolder:
         """``scores.json``: the figures that count."""
         record = {
             "task": facts.task,
+            "metric": facts.metric,
             "seed": seed,
             "budget_s": budget_s,
             "wall_s": round(wall_s, 3),
@@ -161,6 +167,9 @@ class RunFolder:
             "baseline": {name: asdict(interval) for name, interval in scores.baseline.items()},
             "classes": facts.classes,
             "confusion": scores.confusion,
+            "intervals": None if scores.intervals is None else asdict(scores.intervals),
+            "sets": None if scores.sets is None else asdict(scores.sets),
+            "reliability": None if scores.reliability is None else asdict(scores.reliability),
         }
         write_json(self.path / "scores.json", record)
 

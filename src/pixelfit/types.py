@@ -12,6 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 Task = Literal["regression", "classification"]
+Metric = Literal["rmse", "mae", "log_loss", "accuracy", "macro_f1"]
+# What trials may be ranked by, the default first. R² is not among them: it ranks as RMSE does. Log loss tells
+# classifiers apart more finely than accuracy, which on a few hundred validation pictures is mostly ties.
+METRICS_OF: Mapping[Task, tuple[Metric, ...]] = {
+    "regression": ("rmse", "mae"),
+    "classification": ("log_loss", "accuracy", "macro_f1"),
+}
 Json: TypeAlias = Any
 Label: TypeAlias = str | int | float | bool
 Array: TypeAlias = npt.NDArray[Any]
@@ -84,6 +91,7 @@ class Facts:
     target_name: str
     task: Task
     task_reason: str
+    metric: Metric  # what trials are ranked by
     rows: int
     spec: PictureSpec
     original_height: tuple[int, int]  # smallest and largest, in pixels
@@ -155,7 +163,8 @@ class Reference:
 class Trial:
     """One recipe tried: what it was, how far it came, what it scored on validation data.
 
-    ``metrics`` holds every validation metric, the ranking one among them; it is empty for a failed trial.
+    ``metrics`` holds every validation metric, the one that ranks first; it is empty for a failed trial. ``score`` is
+    that metric turned so that smaller is better (``metrics.cost``).
     """
 
     number: int
@@ -181,7 +190,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric's value with the ends of its 95 % bootstrap interval."""
+    """A metric's value with the ends of its 95 % interval."""
 
     value: float
     low: float
@@ -201,10 +210,88 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class RangeCoverage:
+    """How often the prediction interval held the target, among test pictures with targets from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    rows: int
+    covered: Interval
+    mean_width: float
+
+
+@dataclass(frozen=True)
+class IntervalScores:
+    """Prediction intervals on the test set, beside split-conformal intervals of one width for every picture.
+
+    ``pinball`` is the mean pinball loss of the lower and the upper end as quantiles, in the target's unit.
+    """
+
+    coverage: float  # what was asked for
+    calibrated_on: int  # validation pictures
+    scaled: bool  # whether widths differ from picture to picture
+    covered: Interval
+    mean_width: float
+    pinball: float
+    constant_covered: Interval
+    constant_width: float
+    constant_pinball: float
+    ranges: tuple[RangeCoverage, ...]  # from small to large targets
+
+
+@dataclass(frozen=True)
+class ClassCoverage:
+    """How often the prediction set held the class, among test pictures of this class."""
+
+    label: Label
+    rows: int
+    covered: Interval
+    mean_size: float
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """Prediction sets on the test set."""
+
+    coverage: float  # what was asked for
+    calibrated_on: int  # validation pictures
+    covered: Interval
+    mean_size: float  # classes
+    classes: tuple[ClassCoverage, ...]  # least covered first
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Test pictures whose most probable class has a probability above ``low`` and up to ``high``."""
+
+    low: float
+    high: float
+    rows: int
+    confidence: float  # mean probability of the most probable class; 0 in an empty bin
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Expected calibration error on the test set, after calibration and with every temperature at 1."""
+
+    error: float
+    error_before: float
+    bins: tuple[ReliabilityBin, ...]
+    bins_before: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
 class Scores:
-    """The one look at the test set: the final model's metrics and the baseline's."""
+    """The one look at the test set: the final model's metrics and the baseline's, and how sure it may be.
+
+    ``intervals`` or ``sets`` is None where the validation set is too small to calibrate them.
+    """
 
     test: Mapping[str, Interval]
     baseline: Mapping[str, Interval]
     rows: int
     confusion: tuple[tuple[int, ...], ...] | None = None
+    intervals: IntervalScores | None = None
+    sets: SetScores | None = None
+    reliability: Reliability | None = None

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pixelfit.errors import DataError
-from pixelfit.types import Array, Facts, Ints, Label, Pictures, Table, Task
+from pixelfit.options import metric_for
+from pixelfit.types import Array, Facts, Ints, Label, Metric, Pictures, Table, Task
 
 FEWEST_PICTURES = 10
 # Up to this many distinct whole numbers are taken for labels, unless the user says otherwise.
@@ -17,13 +18,14 @@ _FEWEST_A_CLASS = 3
 _NAMED = 5  # rare classes in a message
 
 
-def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts, Array]:
+def inspect(table: Table, pictures: Pictures, task: Task | None, metric: Metric | None = None) -> tuple[Facts, Array]:
     """Find out what the data are, and turn targets into numbers.
 
     Args:
         table: every row, readable or not.
         pictures: the readable pictures.
         task: what the user forces, or None to infer it from the targets.
+        metric: what the user wants trials ranked by, or None for the task's own.
 
     Returns:
         The facts, and one number for each readable picture: float64 targets for regression, int64 positions in
@@ -31,6 +33,7 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
 
     Raises:
         DataError: fewer than ten pictures, a target missing or not a number, one class or one value only.
+        OptionError: the metric is not one of the task's.
     """
     _refuse_missing(table)
     if len(pictures.rows) < FEWEST_PICTURES:
@@ -45,6 +48,7 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
         reason = f"as asked for; the target alone ({reason}) would have meant {inferred}"
     else:
         reason = f"as asked for; the target says the same: {reason}"
+    metric = metric_for(task, metric)
     classes: tuple[Label, ...] | None = None
     notes: list[str] = []
     if task == "regression":
@@ -81,6 +85,7 @@ def inspect(table: Table, pictures: Pictures, task: Task | None) -> tuple[Facts,
         target_name=table.target_name,
         task=task,
         task_reason=reason,
+        metric=metric,
         rows=len(pictures.rows),
         spec=pictures.spec,
         original_height=(int(heights.min()), int(heights.max())),

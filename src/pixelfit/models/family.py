@@ -86,6 +86,7 @@ class Family:
     learning_rate: Between = field(default_factory=lambda: Between(1e-4, 1e-1, 1e-2, log=True))
     fit: Fit | None = None
     searched: bool = True
+    heads: tuple[str, ...] = ()  # names of those that suit it; empty: all
     augmented: bool = True  # whether its training pictures are turned and shifted
 
     def starting_architecture(self) -> dict[str, Json]:

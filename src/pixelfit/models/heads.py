@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from pixelfit.errors import DataError
-from pixelfit.types import Array, Json, Task
+from pixelfit.types import Array, Json, Metric, Task
 
+Center: TypeAlias = Literal["mean", "median"]
+# Heads whose loss takes label smoothing. A histogram's targets are smooth already.
+SMOOTHED = frozenset({"discrete", "classes"})
 # A discrete head is offered up to this many values, each seen at least this often on average.
 _MOST_VALUES = 64
 _SEEN_EACH = 5
+_FEWEST_BINS, _MOST_BINS = 20, 100
+_PICTURES_A_BIN = 10
+_BINS_BEYOND = 3  # on each side of the training targets: four standard deviations of a smoothed target
+_SIGMA = 0.75  # of a smoothed target, in bin widths (Farebrother et al. 2024)
+# Errors beyond this many standard deviations of the target count linearly. Good models' errors are a small share of
+# one deviation; for the mean absolute error nearly all should count linearly.
+_DELTA: dict[Center, float] = {"mean": 0.5, "median": 0.1}
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class SquaredHead:
 
     def encode(self, targets: Array) -> torch.Tensor:
         """Targets as the loss takes them, shape (N,)."""
-        return torch.from_numpy(((targets - self.mean) / self.std).astype(np.float32))
+        return _standardised(targets, self.mean, self.std)
 
     def loss(self, outputs: torch.Tensor, encoded: torch.Tensor, smoothing: float) -> torch.Tensor:
         """Mean loss over a batch; ``smoothing`` is for heads over classes."""
@@ -42,20 +52,63 @@ class SquaredHead:
         """Predicted values, shape (N,)."""
         return outputs[:, 0].double() * self.std + self.mean
 
+    def spread(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of the predicted distribution, shape (N,): 0, since there is none."""
+        return outputs.new_zeros(len(outputs), dtype=torch.float64)
+
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,)."""
         return encoded.mean().reshape(1)
 
 
 @dataclass(frozen=True)
+class HuberHead:
+    """One output: the target, standardised; trained with the Huber loss, on which outliers pull less (Huber 1964).
+
+    Errors up to ``delta`` standard deviations of the target count squared, larger ones linearly.
+    """
+
+    mean: float
+    std: float
+    delta: float
+    name: str = "huber"
+
+    @property
+    def outputs(self) -> int:
+        """Raw outputs a picture."""
+        return 1
+
+    def encode(self, targets: Array) -> torch.Tensor:
+        """Targets as the loss takes them, shape (N,)."""
+        return _standardised(targets, self.mean, self.std)
+
+    def loss(self, outputs: torch.Tensor, encoded: torch.Tensor, smoothing: float) -> torch.Tensor:
+        """Mean loss over a batch; ``smoothing`` is for heads over classes."""
+        return F.huber_loss(outputs[:, 0], encoded, delta=self.delta)
+
+    def predict(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Predicted values, shape (N,)."""
+        return outputs[:, 0].double() * self.std + self.mean
+
+    def spread(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of the predicted distribution, shape (N,): 0, since there is none."""
+        return outputs.new_zeros(len(outputs), dtype=torch.float64)
+
+    def prior(self, encoded: torch.Tensor) -> torch.Tensor:
+        """The raw outputs of a model that never looks at the picture, shape (outputs,): the median target."""
+        return torch.from_numpy(np.median(encoded.numpy(), keepdims=True))
+
+
+@dataclass(frozen=True)
 class DiscreteHead:
-    """One output for each value that the target takes; the prediction is the mean of the predicted distribution.
+    """One output for each value that the target takes; the prediction is the mean or median of the predicted distribution.
 
     Trained with cross-entropy. For targets with few values this beats squared error, since the loss does not chase
     the scale of the errors (regression as classification; Farebrother et al. 2024, arXiv:2403.03950).
     """
 
     values: tuple[float, ...]
+    center: Center = "mean"
     name: str = "discrete"
 
     @property
@@ -76,12 +129,89 @@ class DiscreteHead:
 
     def predict(self, outputs: torch.Tensor) -> torch.Tensor:
         """Predicted values, shape (N,)."""
-        values = torch.tensor(self.values, dtype=torch.float64, device=outputs.device)
-        return outputs.double().softmax(dim=1) @ values
+        shares = outputs.double().softmax(dim=1)
+        if self.center == "median":  # the first value at which half of the probability is reached
+            return self._values(outputs.device)[(shares.cumsum(dim=1) < 0.5).sum(dim=1)]
+        return shares @ self._values(outputs.device)
+
+    def spread(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of the predicted distribution, in the target's unit, shape (N,)."""
+        return _deviation(outputs.double().softmax(dim=1), self._values(outputs.device))
 
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,)."""
         return _log_frequencies(encoded, self.outputs)
+
+    def _values(self, device: torch.device) -> torch.Tensor:
+        return torch.tensor(self.values, dtype=torch.float64, device=device)
+
+
+@dataclass(frozen=True)
+class HistogramHead:
+    """One output a bin of the target's range; the prediction is the mean or median of the predicted distribution.
+
+    Trained with cross-entropy against a normal distribution around the target, cut into the same bins (HL-Gaussian of
+    Imani & White 2018, "Improving Regression Performance with Distributional Losses"; Farebrother et al. 2024,
+    arXiv:2403.03950). The bins reach from ``low`` to ``high`` in standardised units; probability is even within a bin.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    bins: int
+    center: Center = "mean"
+    name: str = "histogram"
+
+    @property
+    def outputs(self) -> int:
+        """Raw outputs a picture."""
+        return self.bins
+
+    def encode(self, targets: Array) -> torch.Tensor:
+        """Targets as the loss takes them: standardised, shape (N,)."""
+        return _standardised(targets, self.mean, self.std)
+
+    def smoothed(self, encoded: torch.Tensor) -> torch.Tensor:
+        """Each target's share of every bin, shape (N, bins); a target outside the bins counts as at their end."""
+        edges = torch.linspace(self.low, self.high, self.bins + 1, device=encoded.device)
+        deviation = _SIGMA * (self.high - self.low) / self.bins
+        below = torch.special.ndtr((edges - encoded.clamp(self.low, self.high)[:, None]) / deviation)
+        # What lies beyond the bins is shared out, so that each row sums to 1.
+        shares: torch.Tensor = below.diff(dim=1) / (below[:, -1:] - below[:, :1])
+        return shares
+
+    def loss(self, outputs: torch.Tensor, encoded: torch.Tensor, smoothing: float) -> torch.Tensor:
+        """Mean cross-entropy over a batch; ``smoothing`` is ignored, since the targets are smooth already."""
+        return F.cross_entropy(outputs, self.smoothed(encoded))
+
+    def predict(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Predicted values, shape (N,)."""
+        shares = outputs.double().softmax(dim=1)
+        center = shares @ self._middles(outputs.device) if self.center == "mean" else self._median(shares)
+        return center * self.std + self.mean
+
+    def spread(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of the predicted distribution, in the target's unit, shape (N,)."""
+        between = _deviation(outputs.double().softmax(dim=1), self._middles(outputs.device))
+        within = (self.high - self.low) / self.bins / 12**0.5  # of an even distribution over one bin
+        return between.square().add(within**2).sqrt() * self.std
+
+    def prior(self, encoded: torch.Tensor) -> torch.Tensor:
+        """The raw outputs of a model that never looks at the picture, shape (outputs,)."""
+        return self.smoothed(encoded).mean(dim=0).clamp_min(1e-9).log()
+
+    def _middles(self, device: torch.device) -> torch.Tensor:
+        edges = torch.linspace(self.low, self.high, self.bins + 1, dtype=torch.float64, device=device)
+        return (edges[1:] + edges[:-1]) / 2
+
+    def _median(self, shares: torch.Tensor) -> torch.Tensor:
+        """Where half of the probability is reached, between the ends of a bin by linear interpolation."""
+        reached = shares.cumsum(dim=1)
+        place = (reached < 0.5).sum(dim=1, keepdim=True)
+        share = shares.gather(1, place)
+        inside = (0.5 - (reached.gather(1, place) - share)) / share
+        return (self.low + (place + inside) * (self.high - self.low) / self.bins)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -108,36 +238,56 @@ class ClassHead:
         """Class probabilities, shape (N, classes)."""
         return outputs.double().softmax(dim=1)
 
+    def spread(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Zeros, shape (N,): classes have no unit in which they could spread."""
+        return outputs.new_zeros(len(outputs), dtype=torch.float64)
+
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,)."""
         return _log_frequencies(encoded, self.outputs)
 
 
-Head: TypeAlias = SquaredHead | DiscreteHead | ClassHead
-_KINDS: dict[str, type[SquaredHead] | type[DiscreteHead] | type[ClassHead]] = {
+Head: TypeAlias = SquaredHead | HuberHead | DiscreteHead | HistogramHead | ClassHead
+_KINDS: dict[str, type[SquaredHead] | type[HuberHead] | type[DiscreteHead] | type[HistogramHead] | type[ClassHead]] = {
     "squared": SquaredHead,
+    "huber": HuberHead,
     "discrete": DiscreteHead,
+    "histogram": HistogramHead,
     "classes": ClassHead,
 }
 
 
-def fitting_heads(task: Task, train_targets: Array, classes: int) -> tuple[str, ...]:
-    """Names of the heads that suit the data, the known-good one first."""
+def fitting_heads(task: Task, train_targets: Array, classes: int, metric: Metric) -> tuple[str, ...]:
+    """Names of the heads that suit the data and the user's metric, the known-good one first."""
     if task == "classification":
         return ("classes",)
+    points = ("huber", "squared") if metric == "mae" else ("squared", "huber")
     values = len(np.unique(train_targets))
     if 2 <= values <= _MOST_VALUES and len(train_targets) >= _SEEN_EACH * values:
-        return ("discrete", "squared")
-    return ("squared",)
+        return ("discrete", "histogram", *points)
+    return ("histogram", *points)
 
 
-def make_head(name: str, train_targets: Array, classes: int) -> Head:
-    """The head of that name, with what it has to know of the training targets."""
+def make_head(name: str, train_targets: Array, classes: int, metric: Metric) -> Head:
+    """The head of that name, with what it has to know of the training targets.
+
+    Distributions give their mean as prediction, which the squared error is smallest for, or for the mean absolute error
+    their median.
+    """
+    center: Center = "median" if metric == "mae" else "mean"
+    mean, std = float(train_targets.mean()), float(train_targets.std()) or 1.0
     if name == "classes":
         return ClassHead(classes)
     if name == "discrete":
-        return DiscreteHead(tuple(float(value) for value in np.unique(train_targets)))
-    return SquaredHead(float(train_targets.mean()), float(train_targets.std()) or 1.0)
+        return DiscreteHead(tuple(float(value) for value in np.unique(train_targets)), center)
+    if name == "huber":
+        return HuberHead(mean, std, _DELTA[center])
+    if name == "histogram":
+        bins = int(np.clip(len(train_targets) // _PICTURES_A_BIN, _FEWEST_BINS, _MOST_BINS))
+        low, high = (float(train_targets.min()) - mean) / std, (float(train_targets.max()) - mean) / std
+        beyond = ((high - low) or 1.0) / (bins - 2 * _BINS_BEYOND) * _BINS_BEYOND
+        return HistogramHead(mean, std, low - beyond, high + beyond, bins, center)
+    return SquaredHead(mean, std)
 
 
 def head_to_json(head: Head) -> Json:
@@ -158,3 +308,13 @@ def _log_frequencies(encoded: torch.Tensor, outputs: int) -> torch.Tensor:
     counts = torch.bincount(encoded, minlength=outputs).float()
     # Half a count keeps a class that was never drawn at a probability above zero.
     return ((counts + 0.5) / (counts + 0.5).sum()).log()
+
+
+def _standardised(targets: Array, mean: float, std: float) -> torch.Tensor:
+    return torch.from_numpy(((targets - mean) / std).astype(np.float32))
+
+
+def _deviation(shares: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Standard deviations (N,) of distributions (N, K) over K values."""
+    away = values - (shares @ values)[:, None]
+    return (shares * away.square()).sum(dim=1).sqrt()

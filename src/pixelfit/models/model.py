@@ -46,6 +46,15 @@ class Preparation:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """Predictions, and how sure they are."""
+
+    raw: Array  # values (N,) or class probabilities (N, classes)
+    spread: Array  # (N,): standard deviations in the target's unit; zeros where no distribution is predicted
+    uncalibrated: Array  # as ``raw``, but with every temperature at 1
+
+
+@dataclass(frozen=True)
 class Model:
     """A module with all that is needed to predict with it.
 
@@ -97,6 +106,12 @@ class Model:
     def predictions(self, outputs: torch.Tensor) -> Array:
         """What raw outputs (N, head.outputs) mean: values or class probabilities, as for ``predict``."""
         return self.head.predict(outputs / self.temperature).numpy()
+
+    def forecast(self, store: Array, rows: Array | None = None) -> Forecast:
+        """Predictions with their sureness, from one pass through the module."""
+        outputs = self.outputs(store, rows)
+        tempered, head = outputs / self.temperature, self.head
+        return Forecast(head.predict(tempered).numpy(), head.spread(tempered).numpy(), head.predict(outputs).numpy())
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` and ``model.safetensors`` into the folder."""

@@ -156,5 +156,7 @@ FAMILY = Family(
         "smallest_leaf": Choice((1, 2, 5), 1),
     },
     fit=fit,
+    # Trees split by squared error or by class: the histogram's and Huber's losses would be theirs in name only.
+    heads=("classes", "discrete", "squared"),
     augmented=False,
 )

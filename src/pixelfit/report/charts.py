@@ -156,6 +156,67 @@ def residuals_against_true(targets: Array, predictions: Array, refs: Sequence[st
     return plot
 
 
+def coverage_by_range(ranges: Sequence[Json], names: Sequence[str], asked: float, title: str) -> figure:
+    """Share of true values that the prediction intervals held, by range of the target, with its 95 % interval."""
+    unique = [f"{place}. {name}" if list(names).count(name) > 1 else name for place, name in enumerate(names, start=1)]
+    plot = _plot(f"true {title}", "held the true value", x_range=unique, y_range=DataRange1d(range_padding=0.15))
+    source = ColumnDataSource(
+        {
+            "x": unique,
+            "y": [one["covered"]["value"] for one in ranges],
+            "low": [one["covered"]["low"] for one in ranges],
+            "high": [one["covered"]["high"] for one in ranges],
+            "rows": [one["rows"] for one in ranges],
+            "width": [one["mean_width"] for one in ranges],
+        }
+    )
+    plot.segment("x", "low", "x", "high", source=source, color=COLOURS[0], line_width=2)
+    dots = plot.scatter("x", "y", source=source, size=10, color=COLOURS[0], line_color=None)
+    # A line of its own and not a span, so that the axis reaches it.
+    plot.line([unique[0], unique[-1]], [asked, asked], color=COLOURS[4], line_width=1.5, line_dash="dashed")
+    plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
+    plot.xaxis.major_label_orientation = 0.6 if max(map(len, unique)) > 8 else 0.0
+    _hover(
+        plot,
+        [
+            ("held", "@y{0.0 %}"),
+            ("95 % interval", "@low{0.0 %} to @high{0.0 %}"),
+            ("pictures", "@rows"),
+            ("mean width", "@width{0.[000]a}"),
+        ],
+        [dots],
+    )
+    return plot
+
+
+def reliability(after: Sequence[Json], before: Sequence[Json]) -> figure:
+    """How often the model is right, over how sure it is; a model that is as sure as it should be lies on the line."""
+    plot = _plot("how sure the model is", "how often it is right")
+    plot.line([0, 1], [0, 1], color=_INK, line_width=1.5, line_dash="dashed")
+    items = []
+    dots = []
+    for name, bins, colour in (("before calibration", before, COLOURS[1]), ("as saved", after, COLOURS[0])):
+        filled = [one for one in bins if one["rows"]]
+        most = max(one["rows"] for one in filled)
+        source = ColumnDataSource(
+            {
+                "x": [one["confidence"] for one in filled],
+                "y": [one["accuracy"] for one in filled],
+                "rows": [one["rows"] for one in filled],
+                "size": [5 + 13 * (one["rows"] / most) ** 0.5 for one in filled],  # the area follows the pictures
+                "name": [name] * len(filled),
+            }
+        )
+        line = plot.line("x", "y", source=source, color=colour, line_width=1.5, alpha=0.7)
+        dots.append(plot.scatter("x", "y", source=source, size="size", color=colour, alpha=0.8, line_color=None))
+        items.append((name, [line, dots[-1]]))
+    for axis in (*plot.xaxis, *plot.yaxis):
+        axis.formatter = NumeralTickFormatter(format="0 %")
+    _legend(plot, items)
+    _hover(plot, [("", "@name"), ("sure", "@x{0.0 %}"), ("right", "@y{0.0 %}"), ("pictures", "@rows")], dots)
+    return plot
+
+
 def _family_colours(trials: Sequence[Json]) -> dict[str, str]:
     """A colour for each family, in the order in which they first appear."""
     families = list(dict.fromkeys(trial["family"] for trial in trials))

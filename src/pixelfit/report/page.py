@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 from bokeh.plotting import figure
 
-from pixelfit.metrics import RANKED_BY, SHARES, TITLES, shown
-from pixelfit.report import charts
+from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
+from pixelfit.report import charts, sureness
+from pixelfit.report.words import value_words
 from pixelfit.runs import RunFolder
-from pixelfit.types import Array, Json
+from pixelfit.types import METRICS_OF, Array, Json
 
 _CURVES = 6
 _MOST_IN_MATRIX = 25
 _MOST_CONFUSED = 20
+# What the summary speaks of, unless the user asked for a metric: more people know accuracy than log loss.
+_HEADLINES = {"regression": "rmse", "classification": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,16 @@ def page(folder: RunFolder) -> Page:
     predictor = folder.read("model/predictor.json")
     trials = folder.read_trials()
     facts = data["facts"]
-    task, ranked_by = facts["task"], RANKED_BY[facts["task"]]
+    task, ranked_by = facts["task"], _ranked_by(facts)
     refs, targets, predictions = _test_predictions(folder, facts)
     weights = {member["trial"]: member["weight"] for member in predictor["members"]}
-    drawn = _charts(data, trials, refs, targets, predictions)
+    drawn = {**_charts(data, trials, refs, targets, predictions), **sureness.sureness_charts(scores, facts)}
     sections = {
         "title": f"{facts['data']}: image {task}",
         "facts": facts,
         "classification": task == "classification",
-        "summary": _summary(scores, trials, weights, timeline, run),
+        "summary": _summary(scores, trials, weights, timeline, run, ranked_by),
+        "sureness": sureness.sureness_section(scores),
         "scores": _score_rows(scores),
         "references": _reference_rows(data["references"], scores),
         "environment": run["environment"],
@@ -71,21 +75,20 @@ def page(folder: RunFolder) -> Page:
 
 def _charts(data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Array, predictions: Array) -> dict[str, figure]:
     facts, spread = data["facts"], data["distribution"]
-    ranked_by, name = RANKED_BY[facts["task"]], facts["target_name"]
+    ranked_by, name = _ranked_by(facts), facts["target_name"]
     labels = [str(label) for label in facts["classes"] or ()]
     if facts["classes"] is None:
         test = np.histogram(targets, bins=spread["edges"])[0]
     else:
         test = np.array([int((targets == label).sum()) for label in labels])
     counts = {"train": spread["train"], "validation": spread["validation"], "test": [int(count) for count in test]}
-    score_title = f"validation {TITLES[ranked_by]}"
     drawn = {
         "distribution": charts.distribution(spread["edges"], labels, counts, name),
-        "history": charts.search_history(trials, score_title),
+        "history": charts.search_history(trials, f"validation {cost_title(ranked_by)}"),
     }
     curves = [trial for trial in _ranked(trials) if len(trial["history"]) > 1][:_CURVES]
     if curves:
-        drawn["curves"] = charts.learning_curves(curves, score_title)
+        drawn["curves"] = charts.learning_curves(curves, f"validation {TITLES[watched(ranked_by)]}")
     if facts["classes"] is None:
         drawn["true_predicted"] = charts.true_against_predicted(targets, predictions, refs, name)
         drawn["residuals"] = charts.residuals(targets, predictions, name)
@@ -102,11 +105,13 @@ def _command(run: Json) -> str:
     return " ".join(["pixelfit fit", shlex.quote(run["source"]) if run["source"] else "(arrays)", *options])
 
 
-def _summary(scores: Json, trials: Sequence[Json], weights: Mapping[int, float], timeline: Json, run: Json) -> dict[str, Json]:
-    name = "rmse" if scores["task"] == "regression" else "accuracy"
+def _summary(
+    scores: Json, trials: Sequence[Json], weights: Mapping[int, float], timeline: Json, run: Json, ranked_by: str
+) -> dict[str, Json]:
+    name = run["options"].get("metric") or _HEADLINES[scores["task"]]
     value, baseline = scores["test"][name], scores["baseline"][name]["value"]
     families = sorted({trial["family"] for trial in trials if trial["number"] in weights})
-    apart = value["high"] < baseline if name == "rmse" else value["low"] > baseline
+    apart = max(cost(name, value["low"]), cost(name, value["high"])) < cost(name, baseline)
     return {
         "metric": TITLES[name],
         "value": shown(name, value["value"]),
@@ -114,6 +119,7 @@ def _summary(scores: Json, trials: Sequence[Json], weights: Mapping[int, float],
         "high": shown(name, value["high"]),
         "baseline": shown(name, baseline),
         "beats_baseline": apart,
+        "constant": {"rmse": "the mean", "mae": "the median"}.get(ranked_by, "the most frequent class"),
         "rows": scores["rows"],
         "trials": len(trials),
         "seconds": timeline["seconds"]["scoring"],
@@ -145,7 +151,7 @@ def _reference_rows(references: Sequence[Json], scores: Json) -> list[Json]:
     for reference in references:
         figures = [
             {"name": TITLES[name], "theirs": shown(name, value), "ours": shown(name, scores["test"][name]["value"])}
-            | {"better": (scores["test"][name]["value"] > value) == (name in SHARES)}
+            | {"better": cost(name, scores["test"][name]["value"]) < cost(name, value)}
             for name, value in reference["metrics"].items()
             if name in scores["test"]
         ]
@@ -153,11 +159,16 @@ def _reference_rows(references: Sequence[Json], scores: Json) -> list[Json]:
     return rows
 
 
+def _ranked_by(facts: Json) -> str:
+    """What trials were ranked by; a run from before there was a choice used the task's own metric."""
+    return str(facts.get("metric", METRICS_OF[facts["task"]][0]))
+
+
 def _range(facts: Json) -> str:
     if facts["target_range"] is None:
         return f"{len(facts['classes'])} classes"
     low, high = facts["target_range"]
-    return f"{_value(low)} to {_value(high)}, {facts['distinct_targets']:,} distinct values"
+    return f"{value_words(low)} to {value_words(high)}, {facts['distinct_targets']:,} distinct values"
 
 
 def _ranked(trials: Sequence[Json]) -> list[Json]:
@@ -165,7 +176,7 @@ def _ranked(trials: Sequence[Json]) -> list[Json]:
 
 
 def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by: str) -> list[dict[str, Json]]:
-    extra = "accuracy" if ranked_by == "log_loss" else "r2"
+    extra = {"rmse": "r2", "mae": "r2", "accuracy": "log_loss"}.get(ranked_by, "accuracy")
     return [
         {
             "rank": place,
@@ -173,7 +184,7 @@ def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by
             "family": trial["family"],
             "head": trial["recipe"]["head"],
             "how": trial["purpose"] + ("" if trial["state"] == "complete" else f", {trial['state']}"),
-            "score": shown(ranked_by, trial["score"]),
+            "score": shown(ranked_by, trial["metrics"][ranked_by]),
             "extra_name": TITLES[extra],
             "extra": shown(extra, trial["metrics"][extra]),
             "weight": f"{weights[trial['number']]:.0%}" if trial["number"] in weights else "",
@@ -246,19 +257,12 @@ def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, 
             {
                 "src": "data:image/png;base64," + base64.b64encode(content).decode(),
                 "ref": item["ref"],
-                "target": _value(item["target"]),
-                "prediction": "" if item["prediction"] is None else _value(item["prediction"]),
+                "target": value_words(item["target"]),
+                "prediction": "" if item["prediction"] is None else value_words(item["prediction"]),
                 "note": item["note"],
             }
         )
     return shown_pictures
-
-
-def _value(value: Json) -> str:
-    """A target or prediction in few characters."""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def _test_predictions(folder: RunFolder, facts: Json) -> tuple[list[str], Array, Array]:

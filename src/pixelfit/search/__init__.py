@@ -234,7 +234,7 @@ def search(
         if asked is not None:
             study.tell(asked, trial.score, pruned=trial.state == "pruned")
         folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
-        folder.write_leaderboard(state.trials, metrics.RANKED_BY[facts.task], {})
+        folder.write_leaderboard(state.trials, facts.metric, {})
         best = rank(state.trials)[0]
         deadline.reserve(_time_after(best, splits))
         progress.end_trial(trial, best=best if best.score is not None else None)

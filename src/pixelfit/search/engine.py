@@ -97,7 +97,7 @@ class LocalEngine:
             steps=trained.steps,
             epochs=trained.epochs,
             parameters=model.parameters(),
-            score=measured[metrics.RANKED_BY[facts.task]],
+            score=metrics.cost(facts.metric, measured[facts.metric]),
             metrics=measured,
             step_s=round(trained.step_s, 3),
             averaged=trained.averaged,

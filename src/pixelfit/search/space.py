@@ -10,7 +10,7 @@ import numpy as np
 
 from pixelfit.models import FAMILIES, Family
 from pixelfit.models.family import Between, Choice, Dimension
-from pixelfit.models.heads import fitting_heads
+from pixelfit.models.heads import SMOOTHED, fitting_heads
 from pixelfit.training.recipe import Augmentation, Recipe
 from pixelfit.types import Examples, Facts, Json
 
@@ -58,6 +58,8 @@ class Space:
 
     def _of_family(self, family: Family, ask: Ask) -> Recipe:
         head = ask("head", Choice(self.heads, self.heads[0])) if len(self.heads) > 1 and family.searched else self.heads[0]
+        if family.heads and head not in family.heads:
+            head = next(name for name in self.heads if name in family.heads)
         architecture = {name: ask(f"{family.name}.{name}", dimension) for name, dimension in family.space.items()}
         if family.fit is not None:
             return Recipe(family.name, head, architecture, epochs=1.0)
@@ -71,7 +73,7 @@ class Space:
             epochs=self.epochs,
             # Smoothing with calibration afterwards: on 3,400 digits the mean of the distribution had RMSE 0.342 and 0.357
             # on 10,000 others, without smoothing 0.383 and 0.413 (2 seeds, 1,500 steps); accuracy 99.3 % against 99.0 %.
-            label_smoothing=0.0 if head == "squared" else ask("label_smoothing", Choice((0.0, 0.05, 0.1), 0.05)),
+            label_smoothing=ask("label_smoothing", Choice((0.0, 0.05, 0.1), 0.05)) if head in SMOOTHED else 0.0,
             averaging=ask("averaging", Choice((0.0, 0.02, 0.1), 0.0)),
             augmentation=self._augmentation(ask) if family.augmented else Augmentation(),
         )
@@ -88,7 +90,7 @@ def build_space(facts: Facts, train: Examples) -> Space:
     """The space that suits the task, the targets and the number of pictures."""
     sizes = tuple(size for size in (64, 128, 256) if size <= max(64, len(train) // 8))
     return Space(
-        heads=fitting_heads(facts.task, train.targets, len(facts.classes or ())),
+        heads=fitting_heads(facts.task, train.targets, len(facts.classes or ()), facts.metric),
         batch_sizes=Choice(sizes, 128 if 128 in sizes else sizes[-1]),
         epochs=float(np.clip(np.ceil(_STEPS_WANTED * 128 / len(train)), _FEWEST_EPOCHS, _MOST_EPOCHS)),
         colour=facts.spec.channels == 3,

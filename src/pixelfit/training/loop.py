@@ -125,9 +125,10 @@ def train(
 
 
 def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
+    facts = lesson.facts
     if start.model is None:
-        head = make_head(recipe.head, lesson.train.targets, len(lesson.facts.classes or ()))
-        return Model.new(recipe.family, recipe.architecture, lesson.facts.spec, Preparation.of(lesson.train), head)
+        head = make_head(recipe.head, lesson.train.targets, len(facts.classes or ()), facts.metric)
+        return Model.new(recipe.family, recipe.architecture, facts.spec, Preparation.of(lesson.train), head)
     like = start.model
     model = Model.new(recipe.family, recipe.architecture, like.spec, like.preparation, like.head, like.temperature)
     if start.continued:

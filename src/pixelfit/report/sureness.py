@@ -1,0 +1,145 @@
+"""How sure the final model may be: prediction intervals, or calibration and prediction sets, in words, tables and charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bokeh.plotting import figure
+
+from pixelfit.metrics import percent, shown
+from pixelfit.report import charts
+from pixelfit.report.words import value_words
+from pixelfit.types import Json
+
+_CLASSES_SHOWN = 10
+
+
+def sureness_section(scores: Json) -> Json:
+    """What "How sure is it?" says, as the template takes it; None for a run from before there were intervals."""
+    if "intervals" not in scores:
+        return None
+    if scores["task"] == "regression":
+        part = scores["intervals"]
+        return {"lead": _interval_lead(part), "tables": [] if part is None else [_interval_table(part), _range_table(part)]}
+    part, reliability = scores["sets"], scores["reliability"]
+    return {
+        "lead": f"{_reliability_lead(reliability)} {_set_lead(part)}",
+        "tables": [_reliability_table(reliability), *([] if part is None else [_class_table(part)])],
+    }
+
+
+def sureness_charts(scores: Json, facts: Json) -> dict[str, figure]:
+    """The section's charts by name."""
+    if scores.get("intervals"):
+        part = scores["intervals"]
+        names = [_range_name(one) for one in part["ranges"]]
+        return {"coverage": charts.coverage_by_range(part["ranges"], names, part["coverage"], facts["target_name"])}
+    if scores.get("reliability"):
+        return {"reliability": charts.reliability(scores["reliability"]["bins"], scores["reliability"]["bins_before"])}
+    return {}
+
+
+def _interval_lead(part: Json) -> str:
+    if part is None:
+        return "The validation set has too few pictures to say how far off a single prediction may be."
+    return (
+        f"Beside each prediction the model gives a range meant to hold the true value for {_of_100(part['coverage'])} pictures. "
+        f"On the unseen pictures it held it for {_of_100(part['covered']['value'])}, {_verdict(part)}."
+    )
+
+
+def _set_lead(part: Json) -> str:
+    if part is None:
+        return "The validation set has too few pictures for sets of possible classes."
+    return (
+        f"The model can also name a set of classes meant to hold the true one for {_of_100(part['coverage'])} pictures. On the "
+        f"unseen pictures it held it for {_of_100(part['covered']['value'])}, {_verdict(part)}; "
+        f"a set has {part['mean_size']:.2f} classes on average."
+    )
+
+
+def _reliability_lead(reliability: Json) -> str:
+    return (
+        "Of pictures for which the model is 80 % sure, 80 of 100 should turn out right. On the unseen pictures the two were "
+        f"{percent(reliability['error'])} apart on average, before calibration {percent(reliability['error_before'])}."
+    )
+
+
+def _verdict(part: Json) -> str:
+    """Whether the coverage asked for was reached, as far as the test set can tell."""
+    covered = part["covered"]
+    if covered["high"] < part["coverage"]:
+        return "less often than it should: take it with caution"
+    return "more often than it had to" if covered["low"] > part["coverage"] else "as it should"
+
+
+def _interval_table(part: Json) -> Json:
+    kinds = [
+        ("as the model predicts", part["covered"], part["mean_width"], part["pinball"]),
+        ("one width for all", part["constant_covered"], part["constant_width"], part["constant_pinball"]),
+    ]
+    asked = f"{100 * part['coverage']:g} %"
+    return {
+        "head": [f"{asked} intervals", "held the true value", "95 % interval", "mean width", "pinball loss"],
+        "rows": [[name, *_share(covered), shown("mae", width), shown("mae", loss)] for name, covered, width, loss in kinds],
+        "note": f"Split-conformal on {part['calibrated_on']:,} validation pictures, "
+        + (
+            "wider where the model is less sure. "
+            if part["scaled"]
+            else "of one width: differing widths did not prove better there. "
+        )
+        + "The pinball loss weighs width against misses; smaller is better.",
+    }
+
+
+def _range_table(part: Json) -> Json:
+    return {
+        "head": ["true value", "pictures", "held the true value", "95 % interval", "mean width"],
+        "rows": [
+            [_range_name(one), f"{one['rows']:,}", *_share(one["covered"]), shown("mae", one["mean_width"])]
+            for one in part["ranges"]
+        ],
+        "note": "By fifths of the test targets, or fewer parts where targets take few values.",
+    }
+
+
+def _reliability_table(reliability: Json) -> Json:
+    return {
+        "head": ["sureness", "pictures", "mean sureness", "right"],
+        "rows": [
+            [
+                f"{100 * one['low']:.0f} to {100 * one['high']:.0f} %",
+                f"{one['rows']:,}",
+                percent(one["confidence"]),
+                percent(one["accuracy"]),
+            ]
+            for one in reliability["bins"]
+            if one["rows"]
+        ],
+        "note": "Expected calibration error: the mean distance of the last two columns, weighted by the number of pictures.",
+    }
+
+
+def _class_table(part: Json) -> Json:
+    classes = part["classes"][:_CLASSES_SHOWN]
+    left_out = len(part["classes"]) - len(classes)
+    return {
+        "head": ["true class", "pictures", "in the set", "95 % interval", "classes in a set"],
+        "rows": [[str(one["label"]), f"{one['rows']:,}", *_share(one["covered"]), f"{one['mean_size']:.2f}"] for one in classes],
+        "note": f"Sets for {100 * part['coverage']:g} %, split-conformal on {part['calibrated_on']:,} validation pictures; "
+        f"the least covered classes first{f', {left_out:,} more left out' if left_out else ''}. "
+        "The coverage is promised over all classes together, not for each.",
+    }
+
+
+def _share(interval: Json) -> Sequence[str]:
+    return percent(interval["value"]), f"{percent(interval['low'])} – {percent(interval['high'])}"
+
+
+def _of_100(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + " of 100"
+
+
+def _range_name(part: Json) -> str:
+    low, high = value_words(part["low"]), value_words(part["high"])
+    return low if low == high else f"{low} to {high}"

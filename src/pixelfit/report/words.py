@@ -1,0 +1,12 @@
+"""How the report writes figures."""
+
+from __future__ import annotations
+
+from pixelfit.types import Json
+
+
+def value_words(value: Json) -> str:
+    """A target or prediction in few characters."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
