@@ -7,10 +7,11 @@ import pytest
 import torch
 from test_models import prepared, trained
 
-from pixelfit.calibration import calibrated
+from pixelfit.calibration import calibrated, ensemble_temperature
 from pixelfit.metrics import log_loss
 from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model, Preparation
+from pixelfit.predictor import sharpened
 from pixelfit.search.space import build_space
 from pixelfit.training.loop import Pace
 from pixelfit.types import Examples
@@ -59,3 +60,15 @@ def test_the_temperature_is_saved(tmp_path) -> None:
     pictures = splits.validation.store[splits.validation.rows]
     assert (Model.load(tmp_path).predict(pictures) == changed.predict(pictures)).all()
     assert not np.allclose(changed.predict(pictures), model.predict(pictures))
+
+
+def test_an_ensemble_is_sharpened_only_where_validation_says_so() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.dirichlet(np.full(4, 0.5), 3000)
+    targets = np.array([rng.choice(4, p=row) for row in honest])
+    assert ensemble_temperature(targets, honest) == 1.0
+    unsure = sharpened(honest, 2.0)
+    np.testing.assert_allclose(unsure.sum(axis=1), 1)
+    assert ensemble_temperature(targets, unsure) == pytest.approx(0.5, rel=0.1)
+    roots = np.sqrt(honest)
+    np.testing.assert_allclose(unsure, roots / roots.sum(axis=1, keepdims=True), rtol=1e-6, atol=1e-9)
