@@ -45,11 +45,12 @@ def test_the_temperature_undoes_too_much_or_too_little_sureness(factor: float) -
     assert after <= before
 
 
-def test_a_model_without_a_distribution_stays_as_it_is(tmp_path) -> None:
+def test_a_model_whose_predictions_a_temperature_would_not_mend_stays_as_it_is() -> None:
     facts, splits = prepared("regression")
-    recipe = replace(build_space(facts, splits.train).start(FAMILIES["mlp"])[0], head="squared")
-    model = trained(recipe, facts, splits, pace=Pace(steps=4)).model
-    assert calibrated(model, splits.validation) is model
+    for head in ("squared", "huber", "histogram"):
+        recipe = replace(build_space(facts, splits.train).start(FAMILIES["mlp"])[0], head=head)
+        model = trained(recipe, facts, splits, pace=Pace(steps=4)).model
+        assert calibrated(model, splits.validation) is model
 
 
 def test_the_temperature_is_saved(tmp_path) -> None:

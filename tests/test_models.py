@@ -141,7 +141,7 @@ def test_discrete_head_gives_the_mean_of_its_distribution() -> None:
 
 def test_heads_follow_the_targets() -> None:
     few, many = np.repeat(np.arange(10.0), 20), np.linspace(0, 1, 200)
-    assert fitting_heads("regression", few, 0, "rmse") == ("discrete", "histogram", "squared", "huber")
-    assert fitting_heads("regression", many, 0, "rmse") == ("histogram", "squared", "huber")
-    assert fitting_heads("regression", many, 0, "mae") == ("histogram", "huber", "squared")
+    assert fitting_heads("regression", few, 0, "rmse") == ("discrete", "squared", "histogram", "huber")
+    assert fitting_heads("regression", many, 0, "rmse") == ("squared", "histogram", "huber")
+    assert fitting_heads("regression", many, 0, "mae") == ("huber", "histogram", "squared")
     assert fitting_heads("classification", few, 10, "accuracy") == ("classes",)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pixelfit import metrics
 from pixelfit.conformal import Intervals, Sets
+from pixelfit.models.heads import SMOOTHED
 from pixelfit.models.model import Forecast, Model
 from pixelfit.predictor import Predictor, sharpened
 from pixelfit.types import Examples, Floats, Ints
@@ -32,9 +33,11 @@ class Calibrated:
 def calibrated(model: Model, validation: Examples) -> Model:
     """The model with the temperature under which its validation targets are most likely (Guo et al. 2017).
 
-    A model with one output predicts no distribution and comes back as it is.
+    A model with one output predicts no distribution and comes back as it is. So does a histogram: spreading its
+    probability over all bins draws the mean to the middle of the range. For the angles by which 2,500 digits were
+    turned, the likeliest temperature, 2.1, took RMSE on others from 0.57 to 0.62 standard deviations (one run).
     """
-    if model.head.outputs == 1:
+    if model.head.name not in SMOOTHED:
         return model
     outputs = model.outputs(validation.store, validation.rows)
     encoded = model.head.encode(validation.targets)
