@@ -7,9 +7,10 @@ import pytest
 import torch
 from test_models import prepared, trained
 
-from pixelfit.calibration import temperature_for
+from pixelfit.calibration import ensemble_temperature, temperature_for
 from pixelfit.metrics import log_loss
 from pixelfit.models.model import Model, Preparation
+from pixelfit.predictor import sharpened
 from pixelfit.search.space import build_space
 from pixelfit.training.pace import Pace
 from pixelfit.types import Examples
@@ -43,12 +44,13 @@ def test_the_temperature_undoes_too_much_or_too_little_sureness(factor: float) -
     assert after <= before
 
 
-def test_a_model_without_a_distribution_stays_as_it_is(tmp_path) -> None:
+def test_a_model_whose_predictions_a_temperature_would_not_mend_stays_as_it_is() -> None:
     facts, splits = prepared("regression")
-    recipe = replace(build_space(facts, splits.train).known_good({"family": "mlp"})[0], head="squared")
-    model = trained(recipe, facts, splits, pace=Pace(steps=4)).model
-    outputs = model.outputs(splits.validation.store, splits.validation.rows)
-    assert temperature_for(model.head, outputs, splits.validation.targets) == 1.0
+    for head in ("squared", "huber", "histogram"):
+        recipe = replace(build_space(facts, splits.train).known_good({"family": "mlp"})[0], head=head)
+        model = trained(recipe, facts, splits, pace=Pace(steps=4)).model
+        outputs = model.outputs(splits.validation.store, splits.validation.rows)
+        assert temperature_for(model.head, outputs, splits.validation.targets) == 1.0
 
 
 def test_the_temperature_is_saved(tmp_path) -> None:
@@ -59,3 +61,15 @@ def test_the_temperature_is_saved(tmp_path) -> None:
     pictures = splits.validation.store[splits.validation.rows]
     assert (Model.load(tmp_path).predict(pictures) == changed.predict(pictures)).all()
     assert not np.allclose(changed.predict(pictures), model.predict(pictures))
+
+
+def test_an_ensemble_is_sharpened_only_where_validation_says_so() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.dirichlet(np.full(4, 0.5), 3000)
+    targets = np.array([rng.choice(4, p=row) for row in honest])
+    assert ensemble_temperature(targets, honest) == 1.0
+    unsure = sharpened(honest, 2.0)
+    np.testing.assert_allclose(unsure.sum(axis=1), 1)
+    assert ensemble_temperature(targets, unsure) == pytest.approx(0.5, rel=0.1)
+    roots = np.sqrt(honest)
+    np.testing.assert_allclose(unsure, roots / roots.sum(axis=1, keepdims=True), rtol=1e-6, atol=1e-9)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,11 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
         "budget ten": ([fine, "--budget", "ten"], "--budget 'ten' is no length of time"),
         "no such column": ([fine, "--target", "weight"], "--target 'weight' is no column"),
         "target without table": ([one, "--target", "weight"], "--target 'weight' is for CSV files"),
+        "metric of the other task": (
+            [fine, "--task", "regression", "--metric", "accuracy"],
+            "--metric 'accuracy' is not for a regression",
+        ),
+        "metric of the inferred task": ([fine, "--metric", "macro_f1"], "which takes rmse or mae"),
         "trials": ([fine, "--trials", "0"], "--trials 0"),
         "no data": (["mnist", "--data-dir", folder / "empty"], "empty holds no file train-images-idx3-ubyte.gz"),
         "no table": ([folder / "text" / "1.png"], "neither a folder nor a CSV file"),
@@ -88,6 +94,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
 CASES = (
     "no such path", "empty folder", "one class", "one picture", "text in a regression", "NaN target", "cut short", "no picture",
     "budget 0", "budget ten", "no such column", "target without table", "trials", "no data", "no table",
+    "metric of the other task", "metric of the inferred task",
 )  # fmt: skip
 
 
@@ -117,6 +124,7 @@ def test_fit_from_a_csv_then_predict_leaderboard_and_report(run_cli, tmp_path: P
     out = " ".join(fitted.stdout.split())
     assert "Task: regression ('size' holds numbers with decimals)" in out
     assert "RMSE" in out
+    assert re.search(r"90 % intervals: covered \d+\.\d % of the unseen pictures, mean width \d", out)
     assert "run/report.html" in out
     predicted = run_cli("predict", tmp_path / "run", tmp_path / "3.png", tmp_path / "4.png", "-o", tmp_path / "new" / "out.csv")
     with (tmp_path / "new" / "out.csv").open() as file:
@@ -124,6 +132,11 @@ def test_fit_from_a_csv_then_predict_leaderboard_and_report(run_cli, tmp_path: P
     assert predicted.code == 0
     assert [line["picture"] for line in lines] == [str(tmp_path / "3.png"), str(tmp_path / "4.png")]
     assert all(np.isfinite(float(line["size"])) for line in lines)
+    sure = run_cli("predict", tmp_path / "run", tmp_path / "3.png", tmp_path / "4.png", "--coverage", "0.5")
+    for plain, line in zip(lines, csv.DictReader(io.StringIO(sure.out)), strict=True):
+        assert list(line) == ["picture", "size", "low", "high"]
+        assert line["size"] == plain["size"]
+        assert float(line["low"]) <= float(line["size"]) <= float(line["high"])
     board = run_cli("leaderboard", tmp_path / "run")
     assert "constant" in board.out
     assert "convnet" in board.out
@@ -134,17 +147,22 @@ def test_fit_from_a_csv_then_predict_leaderboard_and_report(run_cli, tmp_path: P
 
 def test_predict_prints_classes_with_their_probabilities(run_cli, classification_run: Run, tmp_path: Path) -> None:
     Image.fromarray(bars(9)[0][8][..., 0]).save(tmp_path / "right.png")
-    result = run_cli("predict", classification_run.folder.path, tmp_path / "right.png")
+    words = (classification_run.folder.path, tmp_path / "right.png")
+    result = run_cli("predict", *words)
     (line,) = csv.DictReader(io.StringIO(result.out))
     shares = [float(value) for name, value in line.items() if name.startswith("p_")]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
     assert line["y"] in ("left", "<script>document.title='hacked'</script>")
+    (sure,) = csv.DictReader(io.StringIO(run_cli("predict", *words, "--coverage", "0.8").out))
+    assert line["y"] in sure.pop("set").split("|")
+    assert sure == line
 
 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (["predict", "RUN", "missing.png"], "missing.png cannot be read as a picture: there is no such file"),
+        (["predict", "RUN", "missing.png", "--coverage", "1.5"], "The coverage 1.5 cannot be used: it must lie between 0 and 1"),
         (["predict", "elsewhere", "missing.png"], "elsewhere holds no finished model"),
         (["leaderboard", "elsewhere"], "elsewhere is no run folder"),
         (["report", "elsewhere"], "elsewhere is no run folder"),

@@ -25,6 +25,10 @@ def test_regressor_from_fit_to_load(tmp_path: Path) -> None:
     assert model.report(tmp_path / "sub" / "my.html").read_text().startswith("<!doctype html>")
     loaded = pixelfit.load(model.save(tmp_path / "model"))
     assert (loaded.predict(pictures) == predictions).all()
+    low, high = loaded.predict_interval(pictures).T
+    assert (np.stack([low, high], axis=1) == model.predict_interval(pictures, coverage=0.9)).all()
+    assert ((low <= predictions) & (predictions <= high)).all()
+    assert np.mean((low <= columns) & (columns <= high)) > 0.7
     with pytest.raises(DataError, match="no class probabilities"):
         loaded.predict_proba(pictures)
 
@@ -38,6 +42,9 @@ def test_classifier_gives_the_users_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     assert (model.predict(pictures) == model.classes_[shares.argmax(axis=1)]).all()
     assert model.score(pictures, labels) > 0.9
+    sets = model.predict_sets(pictures, coverage=0.8)
+    assert sets.shape == (150, 2)
+    assert sets.any(axis=1).all()
 
 
 def test_paths_and_arrays_of_the_same_pictures_predict_the_same(tmp_path: Path) -> None:
@@ -72,6 +79,8 @@ def test_parameters_as_scikit_learn_wants_them() -> None:
         ({"trials": 0}, "--trials 0"),
         ({"seed": -1}, "--seed -1"),
         ({"steps": "many"}, "--steps 'many'"),
+        ({"metric": "r2"}, "--metric 'r2' cannot be used: input should be 'rmse', 'mae'"),
+        ({"metric": "accuracy"}, "--metric 'accuracy' is not for a regression, which takes rmse or mae"),
     ],
 )
 def test_bad_options_are_named(parameters, message: str) -> None:

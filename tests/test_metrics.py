@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as reference
 
 from pixelfit import metrics
@@ -71,8 +74,48 @@ def test_row_losses_add_up_to_the_ranking_metric(regression_run: Run, classifica
     values, classes = rng.normal(size=80), rng.integers(0, 2, 80)
     for facts, targets, predictions in (
         (regression_run.facts, values, values + rng.normal(size=80)),
+        (replace(regression_run.facts, metric="mae"), values, values + rng.normal(size=80)),
         (classification_run.facts, classes, rng.dirichlet(np.ones(2), 80)),
     ):
         losses = metrics.row_losses(facts, targets, predictions)
         assert losses.shape == (80,)
         assert metrics.score_of_losses(facts, losses) == pytest.approx(metrics.ranking_metric(facts)(targets, predictions))
+
+
+def test_accuracy_and_f1_are_ranked_with_the_larger_first(classification_run: Run, rng: np.random.Generator) -> None:
+    targets = rng.integers(0, 2, 200)
+    good = np.where(np.arange(2) == targets[:, None], 0.8, 0.2)
+    bad = rng.dirichlet(np.ones(2), 200)
+    for metric in ("accuracy", "macro_f1", "log_loss"):
+        cost = metrics.ranking_metric(replace(classification_run.facts, metric=metric))
+        assert cost(targets, good) < cost(targets, bad)
+    accuracy = metrics.ranking_metric(replace(classification_run.facts, metric="accuracy"))
+    assert accuracy(targets, bad) == pytest.approx(1 - reference.accuracy_score(targets, bad.argmax(axis=1)))
+    assert metrics.cost_title("accuracy") == "1 − accuracy"
+
+
+def test_calibration_error_agrees_with_a_plain_loop(rng: np.random.Generator) -> None:
+    probabilities = rng.dirichlet(np.full(4, 0.4), 700)
+    probabilities[:3] = [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.6, 0.2, 0.1, 0.1]]  # on the edges of bins, the last to rounding
+    targets = rng.integers(0, 4, 700)
+    expected, counts = 0.0, []
+    for place in range(15):
+        low, high = np.linspace(0, 1, 16)[place : place + 2]
+        rows = [row for row in range(700) if low < probabilities[row].max() <= high]
+        counts.append(len(rows))
+        if rows:
+            right = np.mean([probabilities[row].argmax() == targets[row] for row in rows])
+            sure = np.mean([probabilities[row].max() for row in rows])
+            expected += len(rows) / 700 * abs(right - sure)
+    bins = metrics.reliability_bins(targets, probabilities)
+    assert [one.rows for one in bins] == counts
+    assert sum(counts) == 700
+    assert metrics.calibration_error(bins) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 7), (7, 7), (90, 100), (1, 3)])
+def test_the_interval_of_a_share_is_scipys(hits: int, count: int) -> None:
+    expected = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    found = metrics.share_interval(np.arange(count) < hits)
+    assert (found.value, found.low, found.high) == pytest.approx((hits / count, expected.low, expected.high), abs=1e-6)
+    assert found.low <= found.value <= found.high

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import HOSTILE, bars
 from pixelfit import report
 from pixelfit.automl import Run, fit
 from pixelfit.errors import RunError
+from pixelfit.files import write_json
 from pixelfit.metrics import shown
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
@@ -52,6 +54,30 @@ def test_the_figures_are_those_of_scores_json(regression_run: Run) -> None:
     assert f"95 % interval {shown('rmse', value.low)} to {shown('rmse', value.high)}" in html(regression_run)
 
 
+def test_how_sure_the_model_is_stands_in_words_and_tables(regression_run: Run, classification_run: Run) -> None:
+    part, reliability = regression_run.scores.intervals, classification_run.scores.reliability
+    assert part is not None
+    assert reliability is not None
+    numbers, labels = html(regression_run), html(classification_run)
+    for page_text in (numbers, labels):
+        assert page_text.count("<h3>How sure is it?</h3>") == 1
+    assert f'<td class="n">{shown("mae", part.mean_width)}</td><td class="n">{shown("mae", part.pinball)}</td>' in numbers
+    assert f"{100 * part.covered.value:.1f} %" in numbers
+    assert (
+        f"{100 * reliability.error:.1f} % apart on average (before calibration {100 * reliability.error_before:.1f} %)" in labels
+    )
+
+
+def test_a_run_from_before_there_were_intervals_can_be_drawn(regression_run: Run, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(regression_run.folder.path, tmp_path / "old")))
+    for name, new in (("scores.json", ("metric", "intervals", "sets", "reliability")), ("data.json", ())):
+        record = folder.read(name)
+        record.get("facts", {}).pop("metric", None)
+        write_json(folder.path / name, {key: value for key, value in record.items() if key not in new})
+    report.draw(folder)
+    assert "How sure is it?" not in folder.report_file.read_text()
+
+
 def test_own_data_have_no_reference_figures(regression_run: Run) -> None:
     assert "AutoKeras" not in html(regression_run)
 
@@ -91,7 +117,7 @@ def test_in_a_browser(width: int, chromium: str, classification_run: Run, regres
     ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=switches)
-        for run, charts in ((regression_run, 6), (classification_run, 3)):
+        for run, charts in ((regression_run, 7), (classification_run, 4)):
             page = browser.new_page(viewport={"width": width, "height": 900})
             requests: list[str] = []
             complaints: list[str] = []

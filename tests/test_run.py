@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, bars
 
 import pixelfit
-from pixelfit import automl, metrics
+from pixelfit import automl, display, metrics
 from pixelfit.automl import Run
 from pixelfit.errors import RunError, SearchError
 from pixelfit.models import FAMILIES, convnet
@@ -72,6 +72,29 @@ def test_the_leaderboard_lists_every_trial_best_first(classification_run: Run) -
     assert {row["ranked_by"] for row in table} == {"log_loss"}
     assert sum(float(row["weight"]) for row in table) == pytest.approx(1, abs=1e-4)
     assert [row["val_log_loss"] for row in table] == [row["score"] for row in table]
+
+
+@pytest.mark.parametrize(("task", "metric"), [("regression", "mae"), ("classification", "accuracy")])
+def test_trials_are_ranked_and_reported_by_the_users_metric(task: str, metric: str, tmp_path: Path) -> None:
+    run = fit(tmp_path / "run", task=task, metric=metric, trials=4, steps=30)
+    table = rows(run.folder.path / "leaderboard.csv")
+    scores = [float(row["score"]) for row in table]
+    assert [row[f"val_{metric}"] for row in table] == [row["score"] for row in table]
+    assert scores == sorted(scores, reverse=metric == "accuracy")
+    assert {row["ranked_by"] for row in table} == {metric}
+    assert run.folder.read("scores.json")["metric"] == metric
+    page = run.folder.report_file.read_text()
+    assert f"The final model reaches {metrics.TITLES[metric]} <strong>" in page
+    assert f"--metric {metric}" in page
+    for trial in run.trials:
+        assert display.scored(trial).startswith(f"{metrics.TITLES[metric]} {metrics.shown(metric, trial.metrics[metric])}")
+
+
+def test_too_few_validation_pictures_for_intervals_is_said(tmp_path: Path) -> None:
+    run = automl.fit(bars(40), checked_options(task="regression", trials=2, steps=8, out=tmp_path / "run"), progress=Silent())
+    assert run.scores.intervals is None
+    assert set(rows(run.folder.path / "predictions" / "test.csv")[0]) == {"picture", "target", "prediction"}
+    assert "too few pictures to say how far off" in run.folder.report_file.read_text()
 
 
 def test_same_seed_and_trials_give_the_same_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from pixelfit import metrics
 from pixelfit.conformal import Intervals, Sets
-from pixelfit.models.heads import Head
+from pixelfit.models.heads import SMOOTHED, Head
 from pixelfit.models.model import Forecast
 from pixelfit.predictor import Predictor, sharpened
 from pixelfit.types import Array, Examples, Floats, Ints
@@ -34,9 +34,11 @@ class Calibrated:
 def temperature_for(head: Head, outputs: torch.Tensor, targets: Array) -> float:
     """The temperature under which the targets (N,) are most likely, given raw outputs (N, head.outputs) (Guo et al. 2017).
 
-    1 for a head with one output, which predicts no distribution.
+    1 for a head with one output, which predicts no distribution, and for a histogram: spreading its probability over
+    all bins draws the mean to the middle of the range. For the angles by which 2,500 digits were turned, the likeliest
+    temperature, 2.1, took RMSE on others from 0.57 to 0.62 standard deviations (one run).
     """
-    if head.outputs == 1:
+    if head.name not in SMOOTHED:
         return 1.0
     encoded = head.encode(targets)
     losses = [float(head.loss(outputs / temperature, encoded, 0.0)) for temperature in _TEMPERATURES]

@@ -258,14 +258,19 @@ _KINDS: dict[str, type[SquaredHead] | type[HuberHead] | type[DiscreteHead] | typ
 
 
 def fitting_heads(task: Task, train_targets: Array, classes: int, metric: Metric) -> tuple[str, ...]:
-    """Names of the heads that suit the data and the user's metric, the known-good one first."""
+    """Names of the heads that suit the data and the user's metric, the known-good one first.
+
+    Histograms pay off on some data and cost on others, so the search tries them: a convolutional net of 137 steps had
+    RMSE 0.98 and 1.01 standard deviations on 535 photographs of houses (2 seeds; with squared error 1.03 and 1.07), but
+    one of 300 steps 0.57 for the angles of 2,500 turned digits (0.47).
+    """
     if task == "classification":
         return ("classes",)
-    points = ("huber", "squared") if metric == "mae" else ("squared", "huber")
+    heads = ("huber", "histogram", "squared") if metric == "mae" else ("squared", "histogram", "huber")
     values = len(np.unique(train_targets))
     if 2 <= values <= _MOST_VALUES and len(train_targets) >= _SEEN_EACH * values:
-        return ("discrete", "histogram", *points)
-    return ("histogram", *points)
+        return ("discrete", *heads)
+    return heads
 
 
 def make_head(name: str, train_targets: Array, classes: int, metric: Metric) -> Head:

@@ -61,7 +61,7 @@ def _set_lead(part: Json) -> str:
 def _reliability_lead(reliability: Json) -> str:
     return (
         "Of pictures for which the model is 80 % sure, 80 of 100 should turn out right. On the unseen pictures the two were "
-        f"{percent(reliability['error'])} apart on average, before calibration {percent(reliability['error_before'])}."
+        f"{percent(reliability['error'])} apart on average (before calibration {percent(reliability['error_before'])})."
     )
 
 
@@ -69,8 +69,10 @@ def _verdict(part: Json) -> str:
     """Whether the coverage asked for was reached, as far as the test set can tell."""
     covered = part["covered"]
     if covered["high"] < part["coverage"]:
-        return "less often than it should: take it with caution"
-    return "more often than it had to" if covered["low"] > part["coverage"] else "as it should"
+        return "which is less than chance explains: take it with caution"
+    if covered["low"] > part["coverage"]:
+        return "which is more than it had to"
+    return "a difference that chance explains"
 
 
 def _interval_table(part: Json) -> Json:
