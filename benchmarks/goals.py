@@ -88,4 +88,4 @@ def _table(records: list[dict[str, shared.Json]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    shared.run(main)

@@ -204,4 +204,4 @@ def _start_table(records: list[dict[str, shared.Json]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    shared.run(main)

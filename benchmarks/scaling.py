@@ -156,4 +156,4 @@ def _table(points: list[Point], records: list[dict[str, shared.Json]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    shared.run(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from pixelfit.environment import environment
+from pixelfit.errors import PixelfitError
 from pixelfit.files import read_json, write_json, write_text
 from pixelfit.types import Json
 
@@ -234,6 +235,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a benchmark; what the user can mend becomes one sentence."""
+    try:
+        main()
+    except (BenchmarkError, PixelfitError) as error:
+        sys.exit(f"benchmark: {error}")
+    except KeyboardInterrupt:
+        sys.exit("benchmark: stopped; what is measured already is kept, and the same command goes on from there.")
 
 
 def options_parser(name: str, what: str, rows: Sequence[str]) -> argparse.ArgumentParser:

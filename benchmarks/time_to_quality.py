@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks import shared, tasks
 from pixelfit.deadline import parse_budget
@@ -49,7 +50,7 @@ def main() -> None:
     parser = shared.options_parser("time_to_quality", __doc__, list(TARGETS))
     shared.seeds_option(parser)
     shared.data_option(parser)
-    parser.add_argument("--houses", help="houses.csv; default: houses/houses.csv in --data-dir", type=shared.Path)
+    parser.add_argument("--houses", help="houses.csv; default: houses/houses.csv in --data-dir", type=Path)
     parser.add_argument("--budgets", type=lambda text: tuple(text.split(",")), help=f"default: {','.join(BUDGETS)}")
     options = parser.parse_args()
     seeds: tuple[int, ...] = options.seeds or ((0,) if options.quick else (0, 1, 2))
@@ -86,7 +87,7 @@ def _try(
         out = shared.fresh_folder("time_to_quality", f"{'quick-' if options.quick else ''}{name}-{budget}-{seed}")
         command = tasks.command(name, options, budget=budget, seed=seed, out=out)
 
-        def measure(command: list[str] = command, out: shared.Path = out) -> shared.Json:
+        def measure(command: list[str] = command, out: Path = out) -> shared.Json:
             try:
                 return shared.fit_measured(command, out)
             except shared.BenchmarkError as error:
@@ -143,4 +144,4 @@ def _every(records: Sequence[dict[str, shared.Json]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    shared.run(main)
