@@ -1,0 +1,1 @@
+"""Measurements of pixelfit, each one command; ``docs/benchmarks.md`` tells which."""

@@ -1,0 +1,102 @@
+"""pixelfit's own stages, called the way its search calls them: the one place here that knows their signatures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pixelfit.data.inspect import inspect
+from pixelfit.data.sources import load_table
+from pixelfit.data.split import split
+from pixelfit.data.store import decode
+from pixelfit.models import FAMILIES
+from pixelfit.models.model import Model
+from pixelfit.progress import Silent
+from pixelfit.search.space import build_space
+from pixelfit.training.loop import Pace, train
+from pixelfit.training.recipe import Recipe
+from pixelfit.types import Array, Examples, Facts, Task
+
+_CHECKED_ROWS = 64  # looks at the validation set are no part of what is measured, so they are kept short
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Data as a training takes them."""
+
+    train: Examples
+    validation: Examples
+    facts: Facts
+
+
+class _Unwatched:
+    """A monitor that shows nothing and ends nothing."""
+
+    def on_progress(self, fraction: float, detail: str) -> None:
+        """Show nothing."""
+
+    def on_check(self, fraction: float, score: float) -> bool:
+        """End nothing."""
+        return False
+
+
+def prepared(X: Array, y: Array, task: Task) -> Ready:
+    """Load, inspect and split arrays, as ``fit`` does."""
+    progress = Silent()
+    table = load_table((X, y), target=None, data_dir=None, progress=progress)
+    pictures = decode(table, progress)
+    facts, targets = inspect(table, pictures, task)
+    splits = split(table, pictures, facts, targets, seed=0)
+    return Ready(splits.train, splits.validation, facts)
+
+
+def known_good(ready: Ready, family: str) -> Recipe:
+    """The family's known-good recipe."""
+    return build_space(ready.facts, ready.train).start(FAMILIES[family])[0]
+
+
+def trained(recipe: Recipe, ready: Ready, steps: int) -> tuple[Model, float]:
+    """A model after so many steps, and the seconds that the whole training took."""
+    validation = replace(
+        ready.validation,
+        rows=ready.validation.rows[:_CHECKED_ROWS],
+        targets=ready.validation.targets[:_CHECKED_ROWS],
+        refs=ready.validation.refs[:_CHECKED_ROWS],
+    )
+    began = time.perf_counter()
+    result = train(
+        recipe,
+        ready.train,
+        validation,
+        ready.facts,
+        seed=0,
+        pace=Pace(steps=steps),
+        monitor=_Unwatched(),
+        stopped=lambda: False,
+    )
+    return result.model, time.perf_counter() - began
+
+
+def step_seconds(recipe: Recipe, ready: Ready, steps: Sequence[int]) -> float:
+    """Seconds of one training step: a long training less a short one, so that set-up and checks cancel out."""
+    few, many = steps
+    short = trained(recipe, ready, few)[1]
+    return (trained(recipe, ready, many)[1] - short) / (many - few)
+
+
+def digits_like(count: int, side: int, *, channels: int = 1, seed: int = 0) -> tuple[Array, Array]:
+    """Noise with a bright stroke in one of ten places, and which: (count, side, side, channels) uint8 and (count,)."""
+    rng = np.random.default_rng(seed)
+    places = rng.integers(10, size=count)
+    pictures = np.empty((count, side, side, channels), dtype=np.uint8)
+    for start in range(0, count, 10_000):  # a million random pictures at once would take eight times their memory
+        part = pictures[start : start + 10_000]
+        part[:] = rng.integers(0, 60, part.shape, dtype=np.uint8)
+    thick = max(1, side // 8)
+    for place in range(10):
+        column = place * (side - thick) // 9
+        pictures[places == place, side // 5 : -(side // 5) or None, column : column + thick] += 180
+    return pictures, places.astype(np.float64)
