@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,15 +12,13 @@ from pixelfit.data.inspect import inspect
 from pixelfit.data.sources import load_table
 from pixelfit.data.split import split
 from pixelfit.data.store import decode
-from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model
 from pixelfit.progress import Silent
 from pixelfit.search.space import build_space
-from pixelfit.training.loop import Pace, train
+from pixelfit.training.loop import Lesson, train
+from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Array, Examples, Facts, Task
-
-_CHECKED_ROWS = 64  # looks at the validation set are no part of what is measured, so they are kept short
 
 
 @dataclass(frozen=True)
@@ -55,23 +53,15 @@ def prepared(X: Array, y: Array, task: Task) -> Ready:
 
 def known_good(ready: Ready, family: str) -> Recipe:
     """The family's known-good recipe."""
-    return build_space(ready.facts, ready.train).start(FAMILIES[family])[0]
+    return build_space(ready.facts, ready.train).known_good({"family": family})[0]
 
 
 def trained(recipe: Recipe, ready: Ready, steps: int) -> tuple[Model, float]:
     """A model after so many steps, and the seconds that the whole training took."""
-    validation = replace(
-        ready.validation,
-        rows=ready.validation.rows[:_CHECKED_ROWS],
-        targets=ready.validation.targets[:_CHECKED_ROWS],
-        refs=ready.validation.refs[:_CHECKED_ROWS],
-    )
     began = time.perf_counter()
     result = train(
         recipe,
-        ready.train,
-        validation,
-        ready.facts,
+        Lesson(ready.train, None, ready.facts),  # looks at a validation set are no part of what is measured
         seed=0,
         pace=Pace(steps=steps),
         monitor=_Unwatched(),
