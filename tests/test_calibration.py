@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_models import prepared, trained
 
-from pixelfit.calibration import ensemble_temperature, temperature_for
+from pixelfit.calibration import ensemble_temperature
 from pixelfit.metrics import log_loss
+from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model, Preparation
 from pixelfit.predictor import sharpened
 from pixelfit.search.space import build_space

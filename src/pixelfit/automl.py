@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, free_folder, refuse_taken
 from pixelfit.search import Limits, search
+from pixelfit.search.finish import Finish
 from pixelfit.search.space import build_space
+from pixelfit.training.machine import machine
 from pixelfit.types import Facts, Scores, Splits, Trial
 
 
@@ -67,10 +70,13 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     seconds = {"data": deadline.elapsed()}
 
     with deadline.stopped_by_ctrl_c():
-        space, limits = build_space(facts, splits.train), Limits(options.trials, options.steps)
+        space, limits = build_space(facts, splits.train), _limits(options)
         trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
         seconds["search"] = deadline.elapsed()
-        final = calibrated_predictor(combine(trials, splits.validation, facts, folder), splits.validation)
+        finish = Finish(splits, facts, folder, deadline, limits, options.seed, progress)
+        ensemble = combine(trials, splits.validation, facts, folder, finish.costs())
+        trials, chosen = finish.distilled(trials, ensemble) if options.distill else (trials, ensemble)
+        final = finish.refitted(trials, calibrated_predictor(chosen, splits.validation))
         baseline = Model.load(folder.trial_folder(0))
         evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
@@ -83,6 +89,10 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
 
 
+def _limits(options: FitOptions) -> Limits:
+    return Limits(options.trials, options.steps, options.max_latency or math.inf, options.distill)
+
+
 def _save_start(folder: RunFolder, source: Source, options: FitOptions, facts: Facts, splits: Splits) -> None:
     """What is known before the search: what was asked for, where it runs, what the data are."""
     folder.write_run(
@@ -90,7 +100,7 @@ def _save_start(folder: RunFolder, source: Source, options: FitOptions, facts: F
             "source": str(source) if isinstance(source, (str, Path)) else None,
             "options": options.model_dump(mode="json"),
             "budget_s": options.budget_s,
-            "environment": environment(),
+            "environment": {**environment(), "training": machine().to_json()},
         }
     )
     folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})

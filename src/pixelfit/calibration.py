@@ -6,16 +6,13 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from pixelfit import metrics
 from pixelfit.conformal import Intervals, Sets
-from pixelfit.models.heads import SMOOTHED, Head
+from pixelfit.models.heads import TEMPERATURES
 from pixelfit.models.model import Forecast
 from pixelfit.predictor import Predictor, sharpened
-from pixelfit.types import Array, Examples, Floats, Ints
-
-_TEMPERATURES = np.geomspace(0.25, 4.0, 41)
+from pixelfit.types import Examples, Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -29,20 +26,6 @@ class Calibrated:
     predictor: Predictor
     on_validation: Forecast
     constant: Intervals | None
-
-
-def temperature_for(head: Head, outputs: torch.Tensor, targets: Array) -> float:
-    """The temperature under which the targets (N,) are most likely, given raw outputs (N, head.outputs) (Guo et al. 2017).
-
-    1 for a head with one output, which predicts no distribution, and for a histogram: spreading its probability over
-    all bins draws the mean to the middle of the range. For the angles by which 2,500 digits were turned, the likeliest
-    temperature, 2.1, took RMSE on others from 0.57 to 0.62 standard deviations (one run).
-    """
-    if head.name not in SMOOTHED:
-        return 1.0
-    encoded = head.encode(targets)
-    losses = [float(head.loss(outputs / temperature, encoded, 0.0)) for temperature in _TEMPERATURES]
-    return float(_TEMPERATURES[int(np.argmin(losses))])
 
 
 def calibrated_predictor(predictor: Predictor, validation: Examples) -> Calibrated:
@@ -64,7 +47,7 @@ def ensemble_temperature(targets: Ints, probabilities: Floats) -> float:
     A mean of calibrated models is often not sure enough (Rahaman & Thiery 2021).
     """
     before = metrics.surprises(targets, probabilities)
-    losses = [metrics.surprises(targets, sharpened(probabilities, temperature)) for temperature in _TEMPERATURES]
+    losses = [metrics.surprises(targets, sharpened(probabilities, temperature)) for temperature in TEMPERATURES]
     best = int(np.argmin([each.mean() for each in losses]))
     gain = before - losses[best]
-    return float(_TEMPERATURES[best]) if gain.mean() > gain.std() / math.sqrt(len(gain)) else 1.0
+    return float(TEMPERATURES[best]) if gain.mean() > gain.std() / math.sqrt(len(gain)) else 1.0

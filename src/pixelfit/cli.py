@@ -44,6 +44,10 @@ MetricOption = Annotated[
     Literal["rmse", "mae", "log_loss", "accuracy", "macro_f1"] | None,
     typer.Option(help="What trials are ranked by. Default: rmse for numbers, log_loss for labels."),
 ]
+LatencyOption = Annotated[
+    str | None, typer.Option(help="Longest time that the model may take for one picture, such as 5ms. Default: any.")
+]
+DistillOption = Annotated[bool, typer.Option("--distill", help="Teach one small model what the best ensemble predicts.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
 LEADERBOARD_SHOWN = ("rank", "trial", "family", "head", "state", "weight", "epochs", "seconds")
@@ -85,6 +89,8 @@ def fit(
     budget: BudgetOption = None,
     trials: TrialsOption = None,
     steps: StepsOption = None,
+    max_latency: LatencyOption = None,
+    distill: DistillOption = False,
     seed: SeedOption = 0,
     out: OutOption = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of a named data set.")] = None,
@@ -96,6 +102,8 @@ def fit(
         task=task,
         target=target,
         metric=metric,
+        max_latency=max_latency,
+        distill=distill,
         budget=budget,
         trials=trials,
         steps=steps,

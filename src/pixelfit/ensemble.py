@@ -2,55 +2,108 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pixelfit import metrics
 from pixelfit.errors import SearchError
+from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
+from pixelfit.models.views import VIEWS
 from pixelfit.predictor import Member, Predictor
 from pixelfit.runs import RunFolder, rank
 from pixelfit.types import Array, Examples, Facts, Trial
 
-MOST_MEMBERS = 4
+MOST_MEMBERS = 6
 _CANDIDATES = 12
 _ROUNDS = 24
+_LEAST_VIEWS_GAIN = 0.005  # of the score: further views make each prediction several times as slow
 _LEAST_GAIN = 0.002  # of the score: less is within what a validation set can tell, and each member slows prediction
 
 
-def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder: RunFolder) -> Predictor:
-    """Choose members greedily by what they add on the validation set (Caruana et al. 2004).
+@dataclass(frozen=True)
+class Costs:
+    """What the final predictor may cost: milliseconds for one picture alone, and seconds left to look at further views."""
+
+    most_latency_ms: float = math.inf
+    seconds: float = math.inf
+
+
+def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder: RunFolder, costs: Costs) -> Predictor:
+    """Choose members greedily by what they add on the validation set (Caruana et al. 2004), and views if they help.
 
     Raises:
-        SearchError: no trial gave a model.
+        SearchError: no trial gave a model, or none that answers fast enough.
     """
-    usable = [trial for trial in rank(trials) if trial.score is not None][:_CANDIDATES]
-    if not usable:
+    ended = [trial for trial in rank(trials) if trial.score is not None]
+    if not ended:
         failed = next((trial for trial in trials if trial.error), None)
         raise SearchError("No trial gave a usable model" + (f"; the first failed with: {failed.error}" if failed else "") + ".")
+    usable = [trial for trial in ended if (trial.latency_ms or 0.0) <= costs.most_latency_ms][:_CANDIDATES]
+    if not usable:
+        raise SearchError(f"No model answers within --max-latency {costs.most_latency_ms:g}ms; allow it more time.")
     score = metrics.ranking_metric(facts)
     predictions = [folder.validation_predictions(trial) for trial in usable]
-    weights = greedy_weights(predictions, validation.targets, score)
+    latencies = [trial.latency_ms or 0.0 for trial in usable]
+    weights = greedy_weights(predictions, validation.targets, score, latencies, costs.most_latency_ms)
     members = tuple(
         Member(Model.load(folder.trial_folder(usable[place].number)), usable[place].number, weight)
         for place, weight in sorted(weights.items(), key=lambda item: -item[1])
     )
-    return Predictor(facts.task, facts.classes, facts.target_name, members)
+    predictor = Predictor(facts.task, facts.classes, facts.target_name, members)
+    chosen = [usable[place] for place in weights]
+    return _with_views(predictor, chosen, validation, score, costs)
 
 
-def greedy_weights(predictions: Sequence[Array], targets: Array, score: Callable[[Array, Array], float]) -> dict[int, float]:
+def _with_views(
+    predictor: Predictor, trials: Sequence[Trial], validation: Examples, score: Callable[[Array, Array], float], costs: Costs
+) -> Predictor:
+    """The predictor, looking at several views of each picture where that lowers the validation score and time allows it."""
+    latency = sum(trial.latency_ms or 0.0 for trial in trials)
+    predict_s = sum(trial.predict_ms or 0.0 for trial in trials) / 1000 * len(validation)
+    mirrored = any(trial.recipe["augmentation"]["flip"] for trial in trials if "augmentation" in trial.recipe)
+    best = score(validation.targets, predictor.raw(validation.store, validation.rows))
+    chosen = predictor
+    for kind in ("shifted", "mirrored") if mirrored else ("shifted",):
+        if VIEWS[kind] * latency > costs.most_latency_ms or VIEWS[kind] * predict_s > costs.seconds:
+            continue
+        tried = replace(predictor, members=tuple(_viewed(member, kind, validation) for member in predictor.members))
+        reached = score(validation.targets, tried.raw(validation.store, validation.rows))
+        if reached < best - _LEAST_VIEWS_GAIN * abs(best):
+            chosen, best = tried, reached
+    return chosen
+
+
+def _viewed(member: Member, kind: str, validation: Examples) -> Member:
+    model = replace(member.model, views=kind)
+    outputs = model.outputs(validation.store, validation.rows)
+    return replace(member, model=replace(model, temperature=temperature_for(model.head, outputs, validation.targets)))
+
+
+def greedy_weights(
+    predictions: Sequence[Array],
+    targets: Array,
+    score: Callable[[Array, Array], float],
+    latencies: Sequence[float] = (),
+    most_latency: float = math.inf,
+) -> dict[int, float]:
     """Weights by position, summing to 1, of a bag filled one model at a time with whichever gives the lowest score.
 
-    The same model may be drawn again, which gives it more weight; at most MOST_MEMBERS different ones are. Of the bags
-    on the way, the one with the fewest models is taken whose score is as good as the best, but for a tiny share.
+    The same model may be drawn again, which gives it more weight; at most MOST_MEMBERS different ones are, whose
+    ``latencies`` add up to no more than ``most_latency``. Of the bags on the way, the one with the fewest models is taken
+    whose score is as good as the best, but for a tiny share.
     """
     bag: Counter[int] = Counter()
     total = np.zeros_like(predictions[0])
     bags: list[tuple[float, Counter[int]]] = []
     for size in range(1, _ROUNDS + 1):
-        allowed = range(len(predictions)) if len(bag) < MOST_MEMBERS else sorted(bag)
+        spent = sum(latencies[place] for place in bag) if latencies else 0.0
+        others = [place for place in range(len(predictions)) if place not in bag] if len(bag) < MOST_MEMBERS else []
+        allowed = sorted([*bag, *(place for place in others if not latencies or spent + latencies[place] <= most_latency)])
         scores = {place: score(targets, (total + predictions[place]) / size) for place in allowed}
         place = min(scores, key=lambda candidate: scores[candidate])
         total = total + predictions[place]

@@ -32,6 +32,8 @@ class _ImageEstimator(BaseEstimator):
         steps: training steps of each trial, instead of what its time allows.
         metric: what trials are ranked by: ``"rmse"`` (default) or ``"mae"``; for classes ``"log_loss"`` (default),
             ``"accuracy"`` or ``"macro_f1"``.
+        max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
+        distill: whether one small model is to learn what the best ensemble predicts, and take its place.
         seed: seed of every random choice.
         out: run folder to make. Default: a new one under ``runs/`` in the current folder.
         verbose: whether progress is printed.
@@ -46,6 +48,8 @@ class _ImageEstimator(BaseEstimator):
         trials: int | None = None,
         steps: int | None = None,
         metric: Metric | None = None,
+        max_latency: str | float | None = None,
+        distill: bool = False,
         seed: int = 0,
         out: str | Path | None = None,
         verbose: bool = False,
@@ -54,6 +58,8 @@ class _ImageEstimator(BaseEstimator):
         self.trials = trials
         self.steps = steps
         self.metric = metric
+        self.max_latency = max_latency
+        self.distill = distill
         self.seed = seed
         self.out = out
         self.verbose = verbose
@@ -77,6 +83,8 @@ class _ImageEstimator(BaseEstimator):
             trials=self.trials,
             steps=self.steps,
             metric=self.metric,
+            max_latency=self.max_latency,
+            distill=self.distill,
             seed=self.seed,
             out=self.out,
             target=target,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,8 @@ class FitOptions(BaseModel):
     budget: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_budget(value))] = None
     trials: Annotated[int | None, Field(ge=1)] = None
     steps: Annotated[int | None, Field(ge=1)] = None
+    max_latency: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_latency(value))] = None
+    distill: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     out: Path | None = None
     data_dir: Path | None = None
@@ -37,6 +40,14 @@ class FitOptions(BaseModel):
     def budget_s(self) -> float | None:
         """Seconds that the whole run may take; None where only the number of trials counts."""
         return DEFAULT_BUDGET_S if self.budget is None and self.trials is None else self.budget
+
+
+def parse_latency(text: str | float) -> float:
+    """Milliseconds in a time such as ``5ms``, ``0.5s`` or a plain number of milliseconds; raises OptionError for others."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)?", str(text).strip().lower())
+    if parts is None or float(parts[1]) <= 0:
+        raise OptionError(f"--max-latency {str(text)!r} is no length of time; write it like 5ms or 0.2s.")
+    return float(parts[1]) * (1000 if parts[2] == "s" else 1)
 
 
 def checked_options(**chosen: object) -> FitOptions:

@@ -149,6 +149,10 @@ class RunFolder:
             )
         write_json(folder / "pictures.json", listed)
 
+    def write_final(self, decisions: Json) -> None:
+        """``final.json``: how the final model came from the trials."""
+        write_json(self.path / "final.json", decisions)
+
     def write_timeline(self, phases: Mapping[str, float], *, interrupted: bool) -> None:
         """Seconds that each phase before the report took."""
         write_json(self.path / "timeline.json", {"seconds": dict(phases), "interrupted": interrupted})

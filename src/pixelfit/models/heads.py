@@ -15,6 +15,7 @@ from pixelfit.types import Array, Json, Metric, Task
 Center: TypeAlias = Literal["mean", "median"]
 # Heads whose loss takes label smoothing. A histogram's targets are smooth already.
 SMOOTHED = frozenset({"discrete", "classes"})
+TEMPERATURES = np.geomspace(0.25, 4.0, 41)
 # A discrete head is offered up to this many values, each seen at least this often on average.
 _MOST_VALUES = 64
 _SEEN_EACH = 5
@@ -323,3 +324,17 @@ def _deviation(shares: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Standard deviations (N,) of distributions (N, K) over K values."""
     away = values - (shares @ values)[:, None]
     return (shares * away.square()).sum(dim=1).sqrt()
+
+
+def temperature_for(head: Head, outputs: torch.Tensor, targets: Array) -> float:
+    """The temperature under which the targets (N,) are most likely, given raw outputs (N, head.outputs) (Guo et al. 2017).
+
+    1 for a head with one output, which predicts no distribution, and for a histogram: spreading its probability over
+    all bins draws the mean to the middle of the range. For the angles by which 2,500 digits were turned, the likeliest
+    temperature, 2.1, took RMSE on others from 0.57 to 0.62 standard deviations (one run).
+    """
+    if head.name not in SMOOTHED:
+        return 1.0
+    encoded = head.encode(targets)
+    losses = [float(head.loss(outputs / temperature, encoded, 0.0)) for temperature in TEMPERATURES]
+    return float(TEMPERATURES[int(np.argmin(losses))])

@@ -16,6 +16,7 @@ from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models import FAMILIES
 from pixelfit.models.heads import Head, head_from_json, head_to_json
+from pixelfit.models.views import VIEWS, views
 from pixelfit.types import Array, Examples, Json, PictureSpec
 
 FORMAT = 1
@@ -59,7 +60,8 @@ class Model:
     """A module with all that is needed to predict with it.
 
     ``temperature`` divides the raw outputs of heads over classes or values before the softmax, so that probabilities
-    are as sure as they should be (Guo et al. 2017).
+    are as sure as they should be (Guo et al. 2017). ``views`` names the views of a picture, of ``VIEWS``, whose outputs
+    are averaged.
     """
 
     family: str
@@ -69,6 +71,7 @@ class Model:
     head: Head
     module: nn.Module
     temperature: float = 1.0
+    views: str = "single"
 
     @staticmethod
     def new(
@@ -78,10 +81,11 @@ class Model:
         preparation: Preparation,
         head: Head,
         temperature: float = 1.0,
+        view_kind: str = "single",
     ) -> Model:
         """An untrained model of the family."""
         module = FAMILIES[family].build(spec, head.outputs, architecture)
-        return Model(family, architecture, spec, preparation, head, _channels_last(module), temperature)
+        return Model(family, architecture, spec, preparation, head, _channels_last(module), temperature, view_kind)
 
     def parameters(self) -> int:
         """How many numbers the model holds."""
@@ -96,7 +100,8 @@ class Model:
         parts = []
         for start in range(0, len(chosen), _BATCH):
             batch = torch.from_numpy(np.ascontiguousarray(store[chosen[start : start + _BATCH]])).to(device)
-            parts.append(self.module(self.preparation(batch)).float().cpu())
+            seen = [self.module(view).float() for view in views(self.preparation(batch), self.views)]
+            parts.append(torch.stack(seen).mean(dim=0).cpu() if len(seen) > 1 else seen[0].cpu())
         return torch.cat(parts) if parts else torch.zeros(0, self.head.outputs)
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
@@ -126,6 +131,7 @@ class Model:
             "preparation": asdict(self.preparation),
             "head": head_to_json(self.head),
             "temperature": self.temperature,
+            "views": self.views,
         }
         write_json(folder / "model.json", description)
 
@@ -147,7 +153,10 @@ class Model:
                 Preparation(**{name: tuple(values) for name, values in described["preparation"].items()}),
                 head_from_json(described["head"]),
                 float(described["temperature"]),
+                described.get("views", "single"),
             )
+            if model.views not in VIEWS:
+                raise RunError(f"{folder / 'model.json'} names the unknown views {model.views!r}.")
             model.module.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise RunError(f"The model in {folder} cannot be loaded: {error}.") from error
@@ -156,8 +165,6 @@ class Model:
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
-    # What nn.Module.to(memory_format=...) does, which torch's own type hints leave out.
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return module
+    # Not ``contiguous``: it leaves weights with one input channel as they are, and the whole net would then compute
+    # channels-first.
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -65,6 +65,8 @@ def page(folder: RunFolder) -> Page:
         "failed": [trial for trial in trials if trial["error"]],
         "confusion": _confusion(scores),
         "members": _members(trials, weights),
+        "decisions": _decisions(folder.read("final.json")),
+        "training_share": sum(trial["step_s"] for trial in trials) / max(timeline["seconds"]["scoring"], 1e-9),
         "run_name": shlex.quote(str(folder.path)),
         "run_literal": repr(str(folder.path)),
         "seed": scores["seed"],
@@ -235,6 +237,23 @@ def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[
         }
         for number, weight in weights.items()
     ]
+
+
+def _decisions(final: Json) -> list[str]:
+    """How the members became the final model, in sentences."""
+    views = {
+        "single": "Each picture is looked at once: further views of it did not lower the validation score, or would have taken too long.",
+        "shifted": "Each prediction is the mean over the picture and four copies shifted by a twenty-eighth of its side, "
+        "which lowered the validation score.",
+        "mirrored": "Each prediction is the mean over the picture and its mirror image, which lowered the validation score.",
+    }
+    refit = (
+        "The members were trained once more on training and validation pictures together; validation figures and calibration "
+        "are those from before"
+        if final["refitted"]
+        else "The members were not trained again on training and validation pictures together"
+    )
+    return [views[final["views"]], f"{refit} ({final['why']})."]
 
 
 def _flat(recipe: Mapping[str, Json], prefix: str = "") -> list[tuple[str, str]]:

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
+from pixelfit.errors import SearchError
 from pixelfit.models import FAMILIES
+from pixelfit.models.views import VIEWS
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import LocalEngine, Plan
-from pixelfit.search.gains import best_number, finding_gain, shortening_loss, time_exponent
+from pixelfit.search.gains import AVERAGING_EXPONENT, close_to_best, finding_gain, shortening_loss, time_exponent
 from pixelfit.search.portfolio import portfolio
+from pixelfit.search.refit import FEWER, pays, seconds_to_refit, share_without
 from pixelfit.search.space import Space
 from pixelfit.search.study import Asked, Study
 from pixelfit.training.loop import Lesson
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Examples, Facts, Json, Splits, Trial
+from pixelfit.types import Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
 _FIRST_ROUND_SHARE = 0.3  # of the time, at most
 _SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
-_MOST_FINALISTS = 3
+_MOST_FINALS = 6
 _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
 _LEAST_S = 1.0  # less time than this is not worth a trial
 _LEAST_STEPS = 30  # a training that cannot take so many says nothing
 _FULL_LENGTH = 6.0  # times the recipe's own epochs, at most
 _AFTER_S = 3.0  # choosing, resampling the metrics and drawing the report, measured at 2 s on 2 cores
-_MEMBERS_SCORED = 3
+_MEMBERS_SCORED = 2
+VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
+_STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 _TRIES = 8  # recipes that the sampler may propose until one is fast enough
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends a search besides the clock: a number of trials; and the steps that each takes, if fixed."""
+    """What bounds a search besides the clock.
+
+    The number of trials; the steps that each takes, if fixed; the milliseconds that the model may take for one picture;
+    whether time is kept to distil the ensemble afterwards.
+    """
 
     trials: int | None = None
     steps: int | None = None
+    latency_ms: float = math.inf
+    distill: bool = False
 
 
 @dataclass
@@ -52,12 +64,13 @@ class _Search:
     deadline: Deadline
     limits: Limits
     seed: int
-    validation: Examples
+    splits: Splits
     facts: Facts
     folder: RunFolder
     progress: Progress
     began: float
     slice_s: float = _LEAST_SLICE_S
+    refit_s: float = 0.0  # kept for training the final members again
     trials: list[Trial] = field(default_factory=list)
 
     def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
@@ -73,10 +86,11 @@ class _Search:
         while not self._done() and self._finding_pays():
             yield from self._sampled()
         yield from self._finals(known)
+        yield from self._worth_of_more_pictures()
         while not self._done():
             yield from self._sampled()
             if self._latest_leads() and not self._done():
-                yield self._plan(_recipe(self.trials[-1]), "full length", self.deadline.left(), _FULL_LENGTH), None
+                yield self._plan(_recipe(self.trials[-1]), "full length", self.left(), _FULL_LENGTH), None
 
     def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
         """A known number of trials: the portfolio, then sampled recipes, each with an even share of the time."""
@@ -114,22 +128,47 @@ class _Search:
             yield self._plan(_recipe(trial), "second round", _SURVIVES * self.slice_s, _SURVIVES), None
 
     def _finals(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
-        """The best recipes at full length: as many as the second round says are worth dividing the time for."""
+        """The best recipe for a third of the time; then it alone for the rest, or several models to average.
+
+        What decides is how fast its score still falls with time: averaging models of equal length is worth a known
+        exponent, and a longer training has to promise more.
+        """
         ranked = self._ranked("second round", "sampled") or self._ranked("portfolio")
-        recipes = [_recipe(trial) for trial in ranked[:_MOST_FINALISTS]]
-        count = 1
-        if recipes:
-            ensemble = [self.folder.validation_predictions(trial) for trial in ranked[:_MOST_FINALISTS]]
-            score = metrics.ranking_metric(self.facts)
-            count = best_number(ensemble, self.validation.targets, score, self._exponent())
-        else:
-            recipes = [recipe for recipe, _ in known if self._affordable(recipe, self.deadline.left())][:1]
-        for place, recipe in enumerate(recipes):
-            if self._done():
+        if not ranked:
+            affordable = [recipe for recipe, _ in known if self._affordable(recipe, self.left())]
+            if affordable and not self._done():
+                yield self._plan(affordable[0], "full length", self.left(), _FULL_LENGTH), None
+            return
+        if self._done():
+            return
+        third = self.left() / 3
+        yield self._plan(_recipe(ranked[0]), "full length", third, _FULL_LENGTH), None
+        if self._exponent("full length") > AVERAGING_EXPONENT:
+            if not self._done():
+                yield self._plan(_recipe(ranked[0]), "full length", self.left(), _FULL_LENGTH), None
+            return
+        contenders = close_to_best([trial.score or 0.0 for trial in ranked])
+        for place in range(1, _MOST_FINALS):
+            if self.left() < third / 2 or self._done():
                 return
-            # Those beyond ``count`` get what is left when the others were done with all their epochs.
-            share = max(1, count - place)
-            yield self._plan(recipe, "full length", self.deadline.left() / share, _FULL_LENGTH), None
+            seconds = self.left() / max(1, round(self.left() / third))
+            yield self._plan(_recipe(ranked[place % contenders]), "full length", seconds, _FULL_LENGTH), None
+
+    def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
+        """Whether a refit on all development pictures would pay, and if so the time kept for it.
+
+        There is time left only where the finals took all their epochs: as a rule, with few pictures.
+        """
+        finals = self._ranked("full length")[:_MOST_FINALS]
+        twins = self._ranked("second round", "portfolio", "sampled") or finals
+        needed = seconds_to_refit(finals, self.splits)
+        if not finals or self.limits.distill or self.left() < needed + twins[0].seconds:
+            return
+        plan = self._plan(_recipe(twins[0]), FEWER, self.left(), 1.0)
+        pace = replace(plan.pace, steps=twins[0].steps)
+        yield replace(plan, pace=pace, seed=twins[0].seed, share=share_without(self.splits)), None
+        if pays(self.trials, self.splits, self.facts, self.folder)[0]:
+            self.refit_s = needed
 
     def _sampled(self) -> Iterator[tuple[Plan, Asked]]:
         """A recipe that the sampler chooses, stopped early when it is losing."""
@@ -153,9 +192,9 @@ class _Search:
     def _plan(self, recipe: Recipe, purpose: str, seconds: float, lengths: float) -> Plan:
         number = len(self.trials)
         if self.limits.trials is None:
-            pace = Pace(min(seconds, self.deadline.left()), most_epochs=recipe.epochs * lengths, steps=self.limits.steps)
+            pace = Pace(min(seconds, self.left()), most_epochs=recipe.epochs * lengths, steps=self.limits.steps)
         else:
-            seconds = self.deadline.left() / (self.limits.trials - number)  # an even share, which a known number allows
+            seconds = self.left() / (self.limits.trials - number)  # an even share, which a known number allows
             pace = Pace(seconds, most_epochs=recipe.epochs, steps=self.limits.steps)
         return Plan(number, purpose, recipe, pace, seed=self.seed * 10_000 + number)
 
@@ -163,14 +202,18 @@ class _Search:
         if self.limits.trials is not None and len(self.trials) >= self.limits.trials:
             return True
         # The first trial is the baseline, which takes no time: without it there would be nothing to give.
-        return bool(self.trials) and self.deadline.left() < _LEAST_S
+        return bool(self.trials) and self.left() < _LEAST_S
+
+    def left(self) -> float:
+        """Seconds left for trials."""
+        return max(0.0, self.deadline.left() - self.refit_s)
 
     def _whole(self) -> float:
         """Seconds for the whole search, past and to come."""
-        return self.deadline.left() + self.deadline.elapsed() - self.began
+        return self.left() + self.deadline.elapsed() - self.began
 
     def _affordable(self, recipe: Recipe, seconds: float) -> bool:
-        return _LEAST_STEPS * self.costs.step_s(recipe) <= min(seconds, self.deadline.left())
+        return _LEAST_STEPS * self.costs.step_s(recipe) <= min(seconds, self.left())
 
     def _finding_pays(self) -> bool:
         """Whether one more sampled recipe promises more than its time would give the final training."""
@@ -178,21 +221,25 @@ class _Search:
         spent = self.deadline.elapsed() - self.began
         if len(tried) < 2 or spent + self.slice_s > _MOST_FINDING * self._whole():
             return False
-        return finding_gain(tried) > shortening_loss(self.slice_s, self.deadline.left(), self._exponent())
+        return finding_gain(tried) > shortening_loss(self.slice_s, self.left(), self._exponent("second round"))
 
-    def _exponent(self) -> float:
-        """How fast these data's scores fall with training time, from the recipes that were trained twice."""
-        first = {trial.seed: trial for trial in self.trials if trial.purpose == "portfolio"}
+    def _exponent(self, *purposes: str) -> float:
+        """How fast these data's scores fall with training time, from recipes trained again for these purposes, and longer."""
         pairs = []
-        for longer in self._ranked("second round"):
-            for shorter in first.values():
-                if shorter.recipe == longer.recipe and shorter.score and longer.score and shorter.step_s:
-                    pairs.append((longer.step_s / shorter.step_s, shorter.score, longer.score))
+        for longer in self._ranked(*purposes):
+            twins = [
+                trial for trial in self.trials
+                if trial.recipe == longer.recipe and trial.score is not None and 0 < trial.step_s < longer.step_s / 1.5
+            ]  # fmt: skip
+            if twins and longer.score is not None:
+                shorter = max(twins, key=lambda trial: trial.step_s)
+                pairs.append((longer.step_s / shorter.step_s, shorter.score or 0.0, longer.score))
         return time_exponent(pairs)
 
     def _ranked(self, *purposes: str) -> list[Trial]:
         """The trials of these purposes that more time could improve, the best first."""
         chosen = [trial for trial in self.trials if trial.purpose in purposes and trial.state == "complete"]
+        chosen = [trial for trial in chosen if (trial.latency_ms or 0.0) <= self.limits.latency_ms]
         return [trial for trial in rank(chosen) if trial.score is not None and FAMILIES[trial.family].fit is None]
 
     def _latest_leads(self) -> bool:
@@ -221,9 +268,7 @@ def search(
     study = Study(folder.study_file, space, seed=seed)
     lesson = Lesson(splits.train, splits.validation, facts)
     costs = CostModel(facts.spec, machine().flops)
-    state = _Search(
-        space, study, costs, deadline, limits, seed, splits.validation, facts, folder, progress, began=deadline.elapsed()
-    )
+    state = _Search(space, study, costs, deadline, limits, seed, splits, facts, folder, progress, began=deadline.elapsed())
     engine = LocalEngine(lesson, deadline, progress)
     for plan, asked in state.plans():
         progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
@@ -231,12 +276,16 @@ def search(
         trial = outcome.trial
         state.trials.append(trial)
         costs.learn(plan.recipe, trial.steps, trial.step_s)
+        if trial.number == 0 and (trial.latency_ms or 0.0) > limits.latency_ms:
+            raise SearchError(
+                f"No model answers within --max-latency {limits.latency_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
+            )
         if asked is not None:
             study.tell(asked, trial.score, pruned=trial.state == "pruned")
         folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
         folder.write_leaderboard(state.trials, facts.metric, {})
         best = rank(state.trials)[0]
-        deadline.reserve(_time_after(best, splits))
+        deadline.reserve(time_after(best, splits, limits, deadline))
         progress.end_trial(trial, best=best if best.score is not None else None)
     return tuple(state.trials)
 
@@ -245,7 +294,14 @@ def _recipe(trial: Trial) -> Recipe:
     return Recipe.from_json(trial.recipe)
 
 
-def _time_after(best: Trial, splits: Splits) -> float:
-    """Seconds to keep for what follows the search: predictions of the final members, metrics, the report."""
+def time_after(best: Trial, splits: Splits, limits: Limits, deadline: Deadline) -> float:
+    """Seconds to keep for what follows the search.
+
+    Predictions of the final members, at several views if they are quick enough; metrics and the report; a student's
+    training if one is wanted.
+    """
     pictures = len(splits.test) + len(splits.validation)
-    return _AFTER_S + _MEMBERS_SCORED * pictures * (best.predict_ms or 0.0) / 1000
+    predict_s = _MEMBERS_SCORED * pictures * (best.predict_ms or 0.0) / 1000
+    budget_s = deadline.budget_s or 0.0
+    student_s = _STUDENT_SHARE * budget_s if limits.distill else 0.0
+    return _AFTER_S + predict_s + min((max(VIEWS.values()) - 1) * predict_s, VIEWS_SHARE * budget_s) + student_s

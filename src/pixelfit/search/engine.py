@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pixelfit import metrics
-from pixelfit.calibration import temperature_for
 from pixelfit.deadline import Deadline
+from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.training.loop import Lesson, Start, history_to_json, train
@@ -32,6 +34,7 @@ class Plan:
     seed: int
     is_losing: Callable[[int, float], bool] | None = None  # None: it runs to its end
     start: Start | None = None
+    share: float = 1.0  # of the training pictures, drawn at random
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class LocalEngine:
         facts, validation = self._lesson.facts, self._validation
         trained = train(
             plan.recipe,
-            self._lesson,
+            self._lesson if plan.share == 1.0 else _smaller(self._lesson, plan.share, plan.seed),
             seed=plan.seed,
             pace=plan.pace,
             monitor=_Watch(plan, self._progress),
@@ -107,6 +110,13 @@ class LocalEngine:
             best_at_step=trained.best_at_step,
         )
         return Outcome(trial, history_to_json(trained), model, predictions)
+
+
+def _smaller(lesson: Lesson, share: float, seed: int) -> Lesson:
+    whole = lesson.train
+    kept = np.sort(np.random.default_rng(seed).permutation(len(whole))[: max(1, round(share * len(whole)))])
+    refs = tuple(whole.refs[place] for place in kept)
+    return replace(lesson, train=Examples(whole.store, whole.rows[kept], whole.targets[kept], refs))
 
 
 def latency_ms(model: Model, examples: Examples) -> float:

@@ -1,0 +1,82 @@
+"""From the search's ensemble to the final predictor: distilled if wanted, trained on all development pictures if that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pixelfit.calibration import Calibrated
+from pixelfit.deadline import Deadline
+from pixelfit.ensemble import Costs
+from pixelfit.predictor import Member, Predictor
+from pixelfit.progress import Progress
+from pixelfit.runs import RunFolder, rank
+from pixelfit.search import VIEWS_SHARE, Limits, time_after
+from pixelfit.search.distill import student_recipe, teachings
+from pixelfit.search.engine import LocalEngine, Plan
+from pixelfit.search.refit import Refit, pays, seconds_to_refit
+from pixelfit.training.loop import Lesson, Start
+from pixelfit.training.pace import Pace
+from pixelfit.types import Facts, Splits, Trial
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What follows the search. Every step writes down in ``final.json`` what it decided, and why."""
+
+    splits: Splits
+    facts: Facts
+    folder: RunFolder
+    deadline: Deadline
+    limits: Limits
+    seed: int
+    progress: Progress
+
+    def costs(self) -> Costs:
+        """What the final predictor may cost."""
+        budget_s = self.deadline.budget_s
+        return Costs(self.limits.latency_ms, float("inf") if budget_s is None else VIEWS_SHARE * budget_s)
+
+    def distilled(self, trials: Sequence[Trial], teacher: Predictor) -> tuple[tuple[Trial, ...], Predictor]:
+        """One small model that has learned the ensemble's predictions, and the trials with it as the last."""
+        recipe = student_recipe(tuple(trials), teacher)
+        if recipe is None or self.deadline.interrupted:
+            self.progress.say("Nothing is distilled: no model was trained step by step, or the search was interrupted.")
+            return tuple(trials), teacher
+        self.deadline.reserve(time_after(rank(trials)[0], self.splits, replace(self.limits, distill=False), self.deadline))
+        lesson = Lesson(self.splits.train, self.splits.validation, self.facts)
+        number = len(trials)
+        plan = Plan(
+            number,
+            "distilled",
+            recipe,
+            Pace(self.deadline.left(), most_epochs=3 * recipe.epochs, steps=self.limits.steps),
+            seed=self.seed * 10_000 + number,
+            start=Start(targets=teachings(teacher, recipe, self.splits.train, self.facts)),
+        )
+        self.progress.start_trial(number, f"{recipe.family}, distilled")
+        outcome = LocalEngine(lesson, self.deadline, self.progress).run(plan)
+        self.folder.write_trial(outcome.trial, outcome.history, outcome.model, outcome.validation)
+        best = rank(trials)[0]
+        self.progress.end_trial(outcome.trial, best=best)
+        known = (*trials, outcome.trial)
+        if outcome.model is None:
+            return known, teacher
+        return known, replace(teacher, members=(Member(outcome.model, number, 1.0),))
+
+    def refitted(self, trials: Sequence[Trial], final: Calibrated) -> Calibrated:
+        """The members trained on all development pictures, where more pictures pay and there is time."""
+        members = {member.trial for member in final.predictor.members}
+        chosen = [trial for trial in trials if trial.number in members]
+        worth, why = pays(trials, self.splits, self.facts, self.folder)
+        needed = seconds_to_refit(chosen, self.splits)
+        refitted: Predictor | None = None
+        if worth and self.deadline.left() < needed:
+            why += f"; a refit would have taken {needed:.0f} s, more than was left"
+        elif worth:
+            refit = Refit(self.splits, self.facts, self.progress, lambda: self.deadline.interrupted, self.deadline.left)
+            refitted = refit.all(final.predictor, trials)
+            if refitted is None:
+                why += "; a refit ended early or came out worse, and was not kept"
+        self.folder.write_final({"refitted": refitted is not None, "why": why, "views": final.predictor.members[0].model.views})
+        return final if refitted is None else replace(final, predictor=refitted)

@@ -1,0 +1,132 @@
+"""The final members once more, on the validation pictures too, where more pictures are worth it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pixelfit import metrics
+from pixelfit.models import FAMILIES
+from pixelfit.models.model import Model
+from pixelfit.predictor import Member, Predictor
+from pixelfit.progress import Progress
+from pixelfit.runs import RunFolder
+from pixelfit.training.loop import Lesson, Start, train
+from pixelfit.training.pace import Pace
+from pixelfit.training.recipe import Recipe
+from pixelfit.types import Array, Examples, Facts, Splits, Trial
+
+FEWER = "fewer pictures"
+_SLOWER = 1.3  # a refit may take so much longer than the training it repeats
+_WORST = 1.5  # times the score that the model had on the validation pictures before it was trained on them
+
+
+def share_without(splits: Splits) -> float:
+    """The share of the training pictures that is left when as many are missing as a refit would add."""
+    return 1 - min(0.5, len(splits.validation) / len(splits.train))
+
+
+def seconds_to_refit(trials: Sequence[Trial], splits: Splits) -> float:
+    """What a refit of these trials' models will take, in seconds."""
+    longer = 1 + len(splits.validation) / len(splits.train)
+    return _SLOWER * longer * sum(trial.step_s for trial in trials)
+
+
+def pays(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFolder) -> tuple[bool, str]:
+    """Whether more pictures make better models, and why one may think so.
+
+    A recipe was trained on fewer pictures, less by as many as a refit would add. If that cost more than one standard
+    error of the validation rows' losses, the pictures that a refit adds are worth having.
+    """
+    fewer = next((trial for trial in trials if trial.purpose == FEWER and trial.score is not None), None)
+    if fewer is None:
+        return False, "not tried: there was no time left for it"
+    twins = [
+        t for t in trials if t.purpose != FEWER and t.recipe == fewer.recipe and t.steps == fewer.steps and t.score is not None
+    ]
+    if not twins:
+        return False, "not tried: the training to compare with ended early"
+    targets = splits.validation.targets
+    losses: list[Array] = [
+        metrics.row_losses(facts, targets, folder.validation_predictions(trial)) for trial in (fewer, twins[0])
+    ]
+    loss = losses[0] - losses[1]
+    error = float(loss.std()) / math.sqrt(len(loss))
+    what = (
+        f"with {1 - share_without(splits):.0%} fewer pictures the recipe of trial {twins[0].number} lost "
+        f"{loss.mean():.3g} ± {error:.2g} per validation picture"
+    )
+    return bool(loss.mean() > error), what
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Trains members again."""
+
+    splits: Splits
+    facts: Facts
+    progress: Progress
+    stopped: Callable[[], bool]
+    left: Callable[[], float]
+
+    def all(self, predictor: Predictor, trials: Sequence[Trial]) -> Predictor | None:
+        """The predictor with every member trained on all development pictures; None where one came out worse or too late.
+
+        Weights, temperatures and calibration stay those that held-out pictures gave.
+        """
+        by_number = {trial.number: trial for trial in trials}
+        members = []
+        for place, member in enumerate(predictor.members, start=1):
+            self.progress.say(f"Refit {place} of {len(predictor.members)} on all development pictures: trial {member.trial}")
+            model = self._one(member, by_number[member.trial])
+            if model is None:
+                return None
+            members.append(replace(member, model=model))
+        return replace(predictor, members=tuple(members))
+
+    def _one(self, member: Member, trial: Trial) -> Model | None:
+        train_set, validation = self.splits.train, self.splits.validation
+        together = _together(train_set, validation)
+        recipe, whole = Recipe.from_json(trial.recipe), len(together) / len(train_set)
+        if FAMILIES[recipe.family].fit is not None:
+            pace = Pace(self.left())
+        else:
+            pace = Pace(self.left(), steps=max(1, round(trial.steps * whole)))
+        trained = train(
+            recipe,
+            Lesson(together, None, self.facts),
+            seed=trial.seed,
+            pace=pace,
+            monitor=_Bar(self.progress),
+            stopped=self.stopped,
+            start=Start(model=member.model),
+        )
+        if trained.state != "complete" or (pace.steps is not None and trained.steps < pace.steps):
+            return None
+        model = replace(trained.model, views=member.model.views)
+        before = metrics.row_losses(self.facts, validation.targets, member.model.predict(validation.store, validation.rows))
+        after = metrics.row_losses(self.facts, validation.targets, model.predict(validation.store, validation.rows))
+        return model if after.mean() <= _WORST * before.mean() else None
+
+
+class _Bar:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_progress(self, fraction: float, detail: str) -> None:
+        self._progress.advance_trial(fraction, detail)
+
+    def on_check(self, fraction: float, score: float) -> bool:
+        return False
+
+
+def _together(first: Examples, second: Examples) -> Examples:
+    return Examples(
+        first.store,
+        np.concatenate([first.rows, second.rows]),
+        np.concatenate([first.targets, second.targets]),
+        first.refs + second.refs,
+    )

@@ -1,0 +1,266 @@
+"""Decisions of the search: what to try, for how long, and what to do with what came of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import bars
+from test_models import Unwatched, prepared, trained
+
+from pixelfit import search as searching
+from pixelfit.automl import fit
+from pixelfit.deadline import Deadline
+from pixelfit.ensemble import greedy_weights
+from pixelfit.errors import OptionError, SearchError
+from pixelfit.metrics import rmse
+from pixelfit.models import FAMILIES
+from pixelfit.models.heads import make_head
+from pixelfit.models.model import Model
+from pixelfit.options import checked_options
+from pixelfit.predictor import Member, Predictor
+from pixelfit.progress import Silent
+from pixelfit.search.cost import CostModel, _forward_operations
+from pixelfit.search.distill import student_recipe, teachings
+from pixelfit.search.gains import close_to_best, finding_gain, shortening_loss, time_exponent
+from pixelfit.search.portfolio import portfolio
+from pixelfit.search.refit import FEWER, Refit, pays, share_without
+from pixelfit.search.space import build_space
+from pixelfit.training.loop import Lesson, Start, train
+from pixelfit.training.pace import Pace
+from pixelfit.types import PictureSpec
+
+
+def test_the_exponent_of_a_power_law_is_found() -> None:
+    pairs = [(3.0, 2.0 * 1.0**-0.4, 2.0 * 3.0**-0.4), (2.0, 5.0, 5.0 * 2.0**-0.4)]
+    assert time_exponent(pairs) == pytest.approx(0.4)
+    assert time_exponent([(3.0, 1.0, 1.2)]) == pytest.approx(0.02)  # it got worse: more time promises next to nothing
+    assert 0 < time_exponent([]) < 1
+
+
+def test_finding_gains_fall_once_nothing_better_is_found() -> None:
+    lucky, dry = finding_gain([1.0, 0.9, 0.81]), finding_gain([1.0, 1.1, 1.2, 1.3, 1.4])
+    assert lucky == pytest.approx(np.mean([0.02, 0.1, 0.1]))
+    assert 0 < dry < 0.01
+    assert finding_gain([0.0, 0.0]) < 0.02  # a perfect score cannot be bettered
+
+
+def test_shortening_costs_what_the_power_law_says() -> None:
+    assert shortening_loss(10.0, 100.0, 0.3) == pytest.approx((100 / 90) ** 0.3 - 1)
+    assert shortening_loss(100.0, 100.0, 0.3) == math.inf
+
+
+def test_close_scores_are_within_a_tenth_of_the_best() -> None:
+    assert close_to_best([1.0, 1.05, 1.11]) == 2
+    assert close_to_best([0.0, 0.5]) == 1
+
+
+def test_operations_are_those_of_the_convolutions() -> None:
+    spec = PictureSpec(28, 28, 1)
+    architecture = {"width": 16, "stages": 3, "grid": 4, "dropout": 0.0}
+    layers = [(28, 1, 16), (28, 16, 16), (14, 16, 32), (14, 32, 32), (7, 32, 64), (7, 64, 64)]
+    by_hand = 2 * (sum(side**2 * 9 * into * out for side, into, out in layers) + 64 * 9)
+    assert _forward_operations("convnet", tuple(sorted(architecture.items())), spec) == by_hand
+
+
+def test_costs_follow_the_speed_that_was_measured() -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "convnet"})
+    costs = CostModel(facts.spec, 1e9)
+    before = costs.step_s(recipe)
+    costs.learn(recipe, steps=10, step_s=10 * before * 7)
+    assert costs.step_s(recipe) == pytest.approx(7 * before)
+    wider = replace(recipe, architecture={**recipe.architecture, "width": 32})
+    assert costs.step_s(wider) > 2 * costs.step_s(recipe)
+    trees, _ = build_space(facts, splits.train).known_good({"family": "trees"})
+    assert costs.step_s(trees) == 0.0
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_every_recipe_of_the_portfolio_can_be_had(task) -> None:
+    facts, splits = prepared(task)
+    space = build_space(facts, splits.train)
+    recipes = [space.known_good(wanted)[0] for wanted in portfolio()]
+    assert recipes[0].family == portfolio()[0]["family"]
+    for wanted, recipe in zip(portfolio(), recipes, strict=True):
+        assert recipe.family == wanted["family"]
+        for name, value in wanted.items():
+            if name.startswith(f"{recipe.family}.") and name.partition(".")[2] in recipe.architecture:
+                assert recipe.architecture[name.partition(".")[2]] == value
+
+
+def test_answers_that_the_space_does_not_allow_become_the_usual_ones() -> None:
+    facts, splits = prepared("regression")
+    space = build_space(facts, splits.train)
+    usual, _ = space.known_good({"family": "convnet"})
+    asked, answers = space.known_good({"family": "convnet", "convnet.width": 17, "weight_decay": 7.0, "batch_size": 12345})
+    assert asked == usual
+    assert answers["convnet.width"] == usual.architecture["width"]
+
+
+def test_a_budgeted_search_goes_through_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "_LEAST_SLICE_S", 0.3)
+    monkeypatch.setattr(searching, "_LEAST_STEPS", 2)
+    pictures, columns = bars(150)
+    run = fit((pictures, columns), checked_options(task="regression", budget="14s", out=tmp_path / "run"), progress=Silent())
+    purposes = [trial.purpose for trial in run.trials]
+    assert purposes[0] == "baseline"
+    firsts = [purposes.index(name) for name in ("portfolio", "second round", "full length")]
+    assert firsts == sorted(firsts)
+    first_round = [trial for trial in run.trials if trial.purpose == "portfolio" and FAMILIES[trial.family].fit is None]
+    second_round = [trial for trial in run.trials if trial.purpose == "second round"]
+    best = min(first_round, key=lambda trial: trial.score)
+    assert second_round[0].recipe == best.recipe
+    assert second_round[0].steps > best.steps
+    assert run.wall_s < 20
+    assert json.loads((run.folder.path / "final.json").read_text())["why"]
+
+
+def test_members_are_fast_enough_together() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=400)
+    predictions = [targets + rng.normal(0, 0.5, 400) for _ in range(4)]
+    assert len(greedy_weights(predictions, targets, rmse)) == 4
+    weights = greedy_weights(predictions, targets, rmse, [1.0, 2.0, 1.0, 5.0], 4.0)
+    assert set(weights) == {0, 1, 2}
+
+
+def test_a_latency_that_nothing_can_keep_is_an_error(tmp_path: Path) -> None:
+    pictures, columns = bars(150)
+    options = checked_options(task="regression", trials=2, steps=4, max_latency="0.0000001ms", out=tmp_path / "run")
+    with pytest.raises(SearchError, match="--max-latency 1e-07ms"):
+        fit((pictures, columns), options, progress=Silent())
+
+
+@pytest.mark.parametrize("text", ["soon", "0ms", "-3ms", "5 minutes", ""])
+def test_a_latency_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--max-latency"):
+        checked_options(max_latency=text)
+    assert checked_options(max_latency="0.5s").max_latency == 500.0
+
+
+def _predictor(task, steps: int = 60) -> tuple[object, object, Predictor]:
+    facts, splits = prepared(task)
+    model = trained(
+        build_space(facts, splits.train).known_good({"family": "convnet"})[0], facts, splits, pace=Pace(steps=steps)
+    ).model
+    return facts, splits, Predictor(facts.task, facts.classes, facts.target_name, (Member(model, 1, 1.0),))
+
+
+@pytest.mark.parametrize(("task", "head"), [("classification", "classes"), ("regression", "discrete"), ("regression", "squared")])
+def test_a_student_is_taught_what_the_teacher_predicts(task, head: str) -> None:
+    facts, splits, teacher = _predictor(task)
+    recipe = replace(build_space(facts, splits.train).known_good({"family": "mlp"})[0], head=head, label_smoothing=0.0)
+    lessons = teachings(teacher, recipe, splits.train, facts)
+    predicted = teacher.raw(splits.train.store, splits.train.rows)
+    own = make_head(recipe.head, splits.train.targets, len(facts.classes or ()), facts.metric)
+    if head == "squared":
+        taught = own.predict(lessons[:, None]).numpy()
+    elif head == "discrete":
+        taught = lessons.double().numpy() @ np.array(own.values)
+    else:
+        taught = lessons.numpy()
+    np.testing.assert_allclose(taught, predicted, atol=1e-5)
+    start = Start(targets=lessons)
+    lesson = Lesson(splits.train, splits.validation, facts)
+    student = train(recipe, lesson, seed=0, pace=Pace(steps=200), monitor=Unwatched(), stopped=lambda: False, start=start).model
+    apart = np.abs(student.predict(splits.train.store, splits.train.rows) - predicted).mean()
+    before = np.abs(predicted.mean(axis=0) - predicted).mean()
+    assert apart < 0.5 * before
+
+
+def test_distilling_gives_one_model_that_learned_from_the_ensemble(tmp_path: Path) -> None:
+    pictures, columns = bars(150)
+    options = checked_options(task="regression", trials=4, steps=40, distill=True, out=tmp_path / "run")
+    run = fit((pictures, columns), options, progress=Silent())
+    assert run.trials[-1].purpose == "distilled"
+    assert [member.trial for member in run.predictor.members] == [run.trials[-1].number]
+    fastest = student_recipe(run.trials[:-1], run.predictor)
+    assert run.trials[-1].family == fastest.family
+
+
+def _records(tmp_path: Path, fewer_is_worse: float):
+    """A run folder's trials: one recipe on all pictures and on fewer, with errors that differ by so much."""
+    from pixelfit.runs import RunFolder
+
+    facts, splits, predictor = _predictor("regression", steps=20)
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "convnet"})
+    folder = RunFolder.create(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    targets = splits.validation.targets
+    trials = []
+    for number, (purpose, error) in enumerate((("second round", 1.0), (FEWER, 1.0 + fewer_is_worse))):
+        predictions = targets + error * rng.choice([-1.0, 1.0], len(targets))
+        trial = searching.Trial(
+            number, recipe.family, purpose, recipe.to_json(), "complete", 0, 1.0, steps=20, score=error, step_s=1.0
+        )
+        folder.write_trial(trial, [], predictor.members[0].model, predictions)
+        trials.append(trial)
+    return trials, splits, facts, folder, predictor
+
+
+def test_a_refit_pays_where_fewer_pictures_cost(tmp_path: Path) -> None:
+    trials, splits, facts, folder, _ = _records(tmp_path, 0.3)
+    assert pays(trials, splits, facts, folder)[0]
+    assert not pays(trials[:1], splits, facts, folder)[0]
+
+
+def test_a_refit_does_not_pay_where_fewer_pictures_cost_nothing(tmp_path: Path) -> None:
+    trials, splits, facts, folder, _ = _records(tmp_path, 0.0)
+    worth, why = pays(trials, splits, facts, folder)
+    assert not worth
+    assert f"{1 - share_without(splits):.0%} fewer pictures" in why
+
+
+def test_a_refit_learns_the_validation_pictures_and_keeps_the_calibration(tmp_path: Path) -> None:
+    trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
+    model = replace(predictor.members[0].model, temperature=0.7)
+    predictor = replace(predictor, members=(Member(model, 0, 1.0),))
+    refit = Refit(splits, facts, Silent(), lambda: False, lambda: math.inf)
+    longer = [replace(trial, steps=200) for trial in trials]
+    again = refit.all(predictor, longer)
+    assert again is not None
+    new = again.members[0].model
+    assert (new.temperature, new.head, new.preparation) == (0.7, model.head, model.preparation)
+    validation = splits.validation
+    before, after = (rmse(validation.targets, each.predict(validation.store, validation.rows)) for each in (model, new))
+    assert after < before
+
+
+def test_a_refit_that_runs_out_of_time_is_not_kept(tmp_path: Path) -> None:
+    trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
+    predictor = replace(predictor, members=(Member(predictor.members[0].model, 0, 1.0),))
+    refit = Refit(splits, facts, Silent(), lambda: True, lambda: math.inf)
+    assert refit.all(predictor, trials) is None
+
+
+@pytest.mark.parametrize("kind", ["shifted", "mirrored"])
+def test_views_are_the_picture_moved(kind: str, tmp_path: Path) -> None:
+    facts, splits, predictor = _predictor("regression")
+    model = predictor.members[0].model
+    store = splits.validation.store[splits.validation.rows]
+    if kind == "mirrored":
+        moved = [store, store[:, :, ::-1]]
+    else:
+        padded = np.pad(store, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        moved = [store, padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]]
+    by_hand = torch.stack([model.outputs(np.ascontiguousarray(view)) for view in moved]).mean(dim=0)
+    viewed = replace(model, views=kind)
+    torch.testing.assert_close(viewed.outputs(store), by_hand, atol=1e-4, rtol=1e-4)
+    viewed.save(tmp_path)
+    assert Model.load(tmp_path).views == kind
+
+
+def test_time_is_kept_for_what_follows_the_search() -> None:
+    facts, splits = prepared("regression")
+    trial = searching.Trial(0, "convnet", "portfolio", {}, "complete", 0, 1.0, predict_ms=10.0)
+    deadline = Deadline(1000.0)
+    plain, wanting = (
+        searching.time_after(trial, splits, searching.Limits(distill=distill), deadline) for distill in (False, True)
+    )
+    assert wanting == pytest.approx(plain + 250)
