@@ -35,10 +35,10 @@ def edges(head: HistogramHead) -> Array:
 
 
 def test_smoothed_targets_are_differences_of_the_normal_distribution() -> None:
-    targets = np.random.default_rng(0).normal(50, 9, 400)
+    targets = np.random.default_rng(0).normal(50, 9, 1000)
     head = make_head("histogram", targets, 0, "rmse")
     assert isinstance(head, HistogramHead)
-    assert head.bins == 40
+    assert head.bins == 25
     bounds = edges(head)
     expected = np.diff(stats.norm.cdf(bounds, targets[:, None], 0.75 * (bounds[1] - bounds[0])), axis=1)
     expected /= expected.sum(axis=1, keepdims=True)
