@@ -151,7 +151,7 @@ def test_the_bare_loop_learns() -> None:
     recipe = pixelfit_side.known_good(ready, "convnet")
     torch.manual_seed(0)
     net = FAMILIES["convnet"].build(ready.facts.spec, 10, recipe.architecture)
-    loop = BareLoop(net, recipe, X, y.astype(np.int64))
+    loop = BareLoop(net, recipe, X, y.astype(np.int64), low_precision=False)
 
     def loss() -> float:
         batch = (loop.pictures.float() - loop.mean) / loop.std
