@@ -70,7 +70,7 @@ def _loops(options: argparse.Namespace, *, augmented: bool) -> shared.Json:
     """Seconds a step of pixelfit's loop and of the bare one, in turns."""
     count, pairs, steps = (600, 1, (2, 4)) if options.quick else (_PICTURES, 7, (40, 240))
     X, y = pixelfit_side.digits_like(count, 28)
-    ready = pixelfit_side.prepared(X, y, "regression")
+    ready = pixelfit_side.prepared(X, y, "classification")
     recipe = pixelfit_side.known_good(ready, options.family)
     if not augmented:
         recipe = replace(recipe, augmentation=Augmentation())
