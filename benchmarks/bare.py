@@ -26,11 +26,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def has_bf16(place: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
-    return torch.cuda.is_bf16_supported() if place.type == "cuda" else bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def synchronized() -> float:
     """The clock, once the device has done what it was given."""
     if torch.cuda.is_available():
@@ -59,7 +54,7 @@ def warp(pictures: torch.Tensor, recipe: Recipe, dice: torch.Generator) -> torch
 class BareLoop:
     """A net, its data on the device, and its optimiser."""
 
-    def __init__(self, net: nn.Module, recipe: Recipe, pictures: Array, labels: Array) -> None:
+    def __init__(self, net: nn.Module, recipe: Recipe, pictures: Array, labels: Array, *, low_precision: bool) -> None:
         self.device = device()
         self.recipe = recipe
         self.net = net.to(self.device, memory_format=torch.channels_last).train()
@@ -78,10 +73,10 @@ class BareLoop:
             fused=True,
         )
         self.dice = torch.Generator().manual_seed(0)
-        self.low_precision = has_bf16(self.device)
+        self.low_precision = low_precision
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bfloat16 where the hardware has it."""
+        """bfloat16 products and convolutions, if the loop is of low precision."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
 
     def batches(self) -> Iterator[torch.Tensor]:

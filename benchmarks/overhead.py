@@ -54,11 +54,11 @@ def main() -> None:
         tables=[*_loop_tables(figures), _run_table(figures["run"]), _start_table(figures["start"])],
         notes=[
             "loop: the same net, batches, augmentation, precision and optimiser; pixelfit and the bare loop take turns in one "
-            "process; pixelfit's seconds a step are those of a long training less those of a short one, so that set-up and "
-            "looks at the validation set do not count; data: 60,000 made-up pictures of 28×28",
+            "process; pixelfit's seconds a step are those of a long training less those of a short one, so that set-up does not "
+            "count, and it has no validation set to look at; data: 60,000 made-up pictures of 28×28",
             "operations: of the forward and backward pass, counted by torch's flop counter (convolutions and products only); "
             "peak: the best of 20 products of two 2048×2048 matrices",
-            "in training: the sum of the trials' `train_s`, or of their `seconds` (with their checks, calibration and "
+            "in training: the sum of the trials' `step_s`, or of their `seconds` (with their checks, calibration and "
             "predictions) where a run has not recorded the former",
         ],
         figures={"runs": records},
@@ -70,14 +70,15 @@ def _loops(options: argparse.Namespace, *, augmented: bool) -> shared.Json:
     """Seconds a step of pixelfit's loop and of the bare one, in turns."""
     count, pairs, steps = (600, 1, (2, 4)) if options.quick else (_PICTURES, 7, (40, 240))
     X, y = pixelfit_side.digits_like(count, 28)
-    ready = pixelfit_side.prepared(X, y, "regression")
+    ready = pixelfit_side.prepared(X, y, "classification")
     recipe = pixelfit_side.known_good(ready, options.family)
     if not augmented:
         recipe = replace(recipe, augmentation=Augmentation())
     torch.manual_seed(0)
     net = FAMILIES[recipe.family].build(ready.facts.spec, 10, recipe.architecture)
     labels = ready.train.targets.astype(np.int64)
-    bare = BareLoop(net, recipe, ready.train.store[ready.train.rows], labels)
+    pictures = ready.train.store[ready.train.rows]
+    bare = BareLoop(net, recipe, pictures, labels, low_precision=pixelfit_side.in_bfloat16())
     pixelfit_side.trained(recipe, ready, steps[0])  # warms up, as the bare loop does before it is timed
     ours, theirs = [], []
     for _ in range(options.pairs or pairs):
@@ -115,14 +116,14 @@ def time_of(folder: Path) -> shared.Json:
     """A finished run's seconds: whole, by phase, and in training."""
     scores = read_json(folder / "scores.json")
     trials = [read_json(file) for file in sorted(folder.glob("trials/*/trial.json"))]
-    exact = all(trial.get("train_s") is not None for trial in trials)
+    exact = all("step_s" in trial for trial in trials)  # runs of earlier versions have no such figure
     return {
         "budget_s": scores["budget_s"],
         "wall_s": scores["wall_s"],
         "until_s": read_json(folder / "timeline.json")["seconds"],
         "trials": len(trials),
-        "training_s": sum(trial["train_s"] if exact else trial["seconds"] for trial in trials),
-        "training_is": "train_s" if exact else "seconds",
+        "training_s": sum(trial["step_s"] if exact else trial["seconds"] for trial in trials),
+        "training_is": "step_s" if exact else "seconds",
     }
 
 

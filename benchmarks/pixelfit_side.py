@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,18 +15,10 @@ from pixelfit.models.model import Model
 from pixelfit.progress import Silent
 from pixelfit.search.space import build_space
 from pixelfit.training.loop import Lesson, train
+from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Examples, Facts, Task
-
-
-@dataclass(frozen=True)
-class Ready:
-    """Data as a training takes them."""
-
-    train: Examples
-    validation: Examples
-    facts: Facts
+from pixelfit.types import Array, Task
 
 
 class _Unwatched:
@@ -41,40 +32,39 @@ class _Unwatched:
         return False
 
 
-def prepared(X: Array, y: Array, task: Task) -> Ready:
+def prepared(X: Array, y: Array, task: Task) -> Lesson:
     """Load, inspect and split arrays, as ``fit`` does."""
     progress = Silent()
     table = load_table((X, y), target=None, data_dir=None, progress=progress)
     pictures = decode(table, progress)
     facts, targets = inspect(table, pictures, task)
     splits = split(table, pictures, facts, targets, seed=0)
-    return Ready(splits.train, splits.validation, facts)
+    # Looks at a validation set are no part of what is measured.
+    return Lesson(splits.train, None, facts)
 
 
-def known_good(ready: Ready, family: str) -> Recipe:
+def known_good(lesson: Lesson, family: str) -> Recipe:
     """The family's known-good recipe."""
-    return build_space(ready.facts, ready.train).known_good({"family": family})[0]
+    return build_space(lesson.facts, lesson.train).known_good({"family": family})[0]
 
 
-def trained(recipe: Recipe, ready: Ready, steps: int) -> tuple[Model, float]:
+def trained(recipe: Recipe, lesson: Lesson, steps: int) -> tuple[Model, float]:
     """A model after so many steps, and the seconds that the whole training took."""
     began = time.perf_counter()
-    result = train(
-        recipe,
-        Lesson(ready.train, None, ready.facts),  # looks at a validation set are no part of what is measured
-        seed=0,
-        pace=Pace(steps=steps),
-        monitor=_Unwatched(),
-        stopped=lambda: False,
-    )
+    result = train(recipe, lesson, seed=0, pace=Pace(steps=steps), monitor=_Unwatched(), stopped=lambda: False)
     return result.model, time.perf_counter() - began
 
 
-def step_seconds(recipe: Recipe, ready: Ready, steps: Sequence[int]) -> float:
-    """Seconds of one training step: a long training less a short one, so that set-up and checks cancel out."""
+def in_bfloat16() -> bool:
+    """Whether pixelfit's loop trains in bfloat16 here, which it measures once."""
+    return machine().low_precision
+
+
+def step_seconds(recipe: Recipe, lesson: Lesson, steps: Sequence[int]) -> float:
+    """Seconds of one training step: a long training less a short one, so that set-up cancels out."""
     few, many = steps
-    short = trained(recipe, ready, few)[1]
-    return (trained(recipe, ready, many)[1] - short) / (many - few)
+    short = trained(recipe, lesson, few)[1]
+    return (trained(recipe, lesson, many)[1] - short) / (many - few)
 
 
 def digits_like(count: int, side: int, *, channels: int = 1, seed: int = 0) -> tuple[Array, Array]:

@@ -124,24 +124,16 @@ def fit_measured(command: Sequence[str], out: Path) -> dict[str, Json]:
 def test_figures(scores: Mapping[str, Json]) -> dict[str, float]:
     """The metrics on the test set, with calibration error and coverage where the run has measured them."""
     figures = {name: float(interval["value"]) for name, interval in scores["test"].items()}
-    for name, paths in _IF_MEASURED.items():
-        for path in paths:
-            value: Json = scores
-            for key in path:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            value = value.get("value") if isinstance(value, Mapping) else value
-            if isinstance(value, (int, float)):
-                figures.setdefault(name, float(value))
+    # Runs of earlier versions have none of these, and small validation sets give no intervals.
+    if reliability := scores.get("reliability"):
+        figures["ece"] = float(reliability["error"])
+    for block in ("intervals", "sets"):
+        if measured := scores.get(block):
+            figures["covered"] = float(measured["covered"]["value"])
     return figures
 
 
 test_figures.__test__ = False  # type: ignore[attr-defined]  # it is no test, whatever pytest thinks of its name
-
-# Runs of earlier versions have neither, and small validation sets give no intervals.
-_IF_MEASURED: dict[str, tuple[tuple[str, ...], ...]] = {
-    "ece": (("ece",), ("reliability", "error"), ("uncertainty", "ece")),
-    "covered": (("intervals", "covered"), ("sets", "covered"), ("uncertainty", "covered"), ("uncertainty", "coverage")),
-}
 
 
 def tail(log: Path, lines: int = 5) -> str:

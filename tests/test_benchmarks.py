@@ -94,7 +94,7 @@ def test_paths_of_this_machine_stay_out_of_the_results(tmp_path: Path, monkeypat
 def test_coverage_and_calibration_are_read_where_a_run_has_them() -> None:
     plain = {"test": {"rmse": {"value": 0.2, "low": 0.1, "high": 0.3}}}
     assert shared.test_figures(plain) == {"rmse": 0.2}
-    assert shared.test_figures({**plain, "ece": 0.01})["ece"] == 0.01
+    assert shared.test_figures({**plain, "reliability": {"error": 0.01}})["ece"] == 0.01
     assert shared.test_figures({**plain, "intervals": {"covered": {"value": 0.9}}})["covered"] == 0.9
     assert shared.test_figures({**plain, "intervals": None, "reliability": None}) == {"rmse": 0.2}
 
@@ -147,11 +147,11 @@ def test_the_bare_loop_warps_as_pixelfit_does() -> None:
 
 def test_the_bare_loop_learns() -> None:
     X, y = pixelfit_side.digits_like(200, 12)
-    ready = pixelfit_side.prepared(X, y, "regression")
+    ready = pixelfit_side.prepared(X, y, "classification")
     recipe = pixelfit_side.known_good(ready, "convnet")
     torch.manual_seed(0)
     net = FAMILIES["convnet"].build(ready.facts.spec, 10, recipe.architecture)
-    loop = BareLoop(net, recipe, X, y.astype(np.int64))
+    loop = BareLoop(net, recipe, X, y.astype(np.int64), low_precision=False)
 
     def loss() -> float:
         batch = (loop.pictures.float() - loop.mean) / loop.std
