@@ -11,8 +11,10 @@ from pixelfit.data.inspect import inspect
 from pixelfit.data.sources import load_table
 from pixelfit.data.split import split
 from pixelfit.data.store import decode
+from pixelfit.deadline import Deadline
 from pixelfit.models.model import Model
 from pixelfit.progress import Silent
+from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.space import build_space
 from pixelfit.training.loop import Lesson, train
 from pixelfit.training.machine import machine
@@ -32,15 +34,14 @@ class _Unwatched:
         return False
 
 
-def prepared(X: Array, y: Array, task: Task) -> Lesson:
-    """Load, inspect and split arrays, as ``fit`` does."""
+def prepared(X: object, y: Array, task: Task, *, validated: bool = False) -> Lesson:
+    """Load, inspect and split arrays or paths, as ``fit`` does; with a validation set only if it is to be looked at."""
     progress = Silent()
     table = load_table((X, y), target=None, data_dir=None, progress=progress)
     pictures = decode(table, progress)
     facts, targets = inspect(table, pictures, task)
     splits = split(table, pictures, facts, targets, seed=0)
-    # Looks at a validation set are no part of what is measured.
-    return Lesson(splits.train, None, facts)
+    return Lesson(splits.train, splits.validation if validated else None, facts)
 
 
 def known_good(lesson: Lesson, family: str) -> Recipe:
@@ -53,6 +54,13 @@ def trained(recipe: Recipe, lesson: Lesson, steps: int) -> tuple[Model, float]:
     began = time.perf_counter()
     result = train(recipe, lesson, seed=0, pace=Pace(steps=steps), monitor=_Unwatched(), stopped=lambda: False)
     return result.model, time.perf_counter() - began
+
+
+def validated(recipe: Recipe, lesson: Lesson, *, steps: int, seconds: float) -> tuple[float | None, float]:
+    """The validation score, smaller is better, after so many steps (or as much as fits), and the seconds; None if it failed."""
+    engine = LocalEngine(lesson, Deadline(None), Silent())
+    trial = engine.run(Plan(0, "benchmark", recipe, Pace(seconds, steps=steps), seed=0)).trial
+    return trial.score, trial.seconds
 
 
 def in_bfloat16() -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from pixelfit.models import FAMILIES
 from pixelfit.models.family import Choice, Dimension
 from pixelfit.search.cost import CostModel
 from pixelfit.search.space import build_space
+from pixelfit.training.loop import Lesson
 from pixelfit.types import Json
 
 _FILE = shared.ROOT / "src" / "pixelfit" / "search" / "portfolio.json"
@@ -81,20 +83,22 @@ def _drawn(dimension: Dimension, rng: np.random.Generator) -> Json:
 def scores(options: argparse.Namespace, journal: shared.Journal, chosen: Sequence[Candidate]) -> Iterator[dict[str, Json]]:
     """Each recipe's validation score on each data set, from a training of equal work."""
     for name, make in synthetic.data_sets(options).items():
-        ready = None
+        ready = functools.cache(functools.partial(_prepared, make))
         for candidate in chosen:
             key = {"data": name, "recipe": candidate.name, "quick": options.quick}
+            yield journal.once(key, functools.partial(_measured, ready, candidate, 0.05 if options.quick else _WORK_S))
 
-            def measure(candidate: Candidate = candidate) -> Json:
-                nonlocal ready
-                ready = ready or pixelfit_side.prepared(*make())
-                recipe, _ = build_space(ready.facts, ready.train).known_good(candidate.answers)
-                step_s = CostModel(ready.facts.spec, 2 * _NOMINAL_FLOPS).step_s(recipe)
-                steps = max(4, round((0.05 if options.quick else _WORK_S) / max(step_s, 1e-3)))
-                score, seconds = pixelfit_side.validated(recipe, ready, steps)
-                return {"answers": dict(candidate.answers), "recipe": recipe.to_json(), "score": score, "seconds": seconds}
 
-            yield journal.once(key, measure)
+def _prepared(make: Callable[[], synthetic.Made]) -> Lesson:
+    return pixelfit_side.prepared(*make(), validated=True)
+
+
+def _measured(ready: Callable[[], Lesson], candidate: Candidate, work_s: float) -> Json:
+    data = ready()
+    recipe, _ = build_space(data.facts, data.train).known_good(candidate.answers)
+    step_s = CostModel(data.facts.spec, 2 * _NOMINAL_FLOPS).step_s(recipe)
+    score, seconds = pixelfit_side.validated(recipe, data, steps=max(4, round(work_s / max(step_s, 1e-3))), seconds=3 * work_s)
+    return {"answers": dict(candidate.answers), "recipe": recipe.to_json(), "score": score, "seconds": seconds}
 
 
 def greedy(regrets: Mapping[str, Mapping[str, float]], most: int) -> list[tuple[str, float]]:
@@ -124,7 +128,7 @@ def greedy(regrets: Mapping[str, Mapping[str, float]], most: int) -> list[tuple[
 
 
 def regrets_of(records: Sequence[Mapping[str, Json]]) -> dict[str, dict[str, float]]:
-    """By recipe and data set, the logarithm of its score over the best one there; a failed training counts as ten times the best."""
+    """By recipe and data set, the logarithm of its score over the best one's; a failed training counts as ten times that."""
     by_data: dict[str, dict[str, float]] = {}
     for record in records:
         by_data.setdefault(record["key"]["data"], {})[record["key"]["recipe"]] = record["figures"]["score"]
@@ -162,14 +166,14 @@ def main() -> None:
         options,
         tables=[shared.table(["place", "recipe", "mean regret so far", *data], lines)],
         notes=[
-            f"{len(pool)} recipes on {len(data)} data sets, each training of {_WORK_S:g} s' work at {_NOMINAL_FLOPS / 1e9:g} GFLOP/s, one seed",
+            f"{len(pool)} recipes on {len(data)} data sets, one seed; each training of {_WORK_S:g} s' work "
+            f"at {_NOMINAL_FLOPS / 1e9:g} GFLOP/s",
             "regret: logarithm of a recipe's validation score over the best recipe's on the same data; "
             "the mean takes each data set's best recipe chosen so far",
-            "data: cuts of MNIST's 60,000 training digits, never its test digits; pixelfit's own test cut of every data set stays unread",
+            "data: cuts of MNIST's 60,000 training digits, never its test digits; "
+            "pixelfit's own test cut of every data set stays unread",
         ],
-        figures={
-            "chosen": [{"recipe": name, "mean_regret": mean, "answers": dict(by_name[name].answers)} for name, mean in chosen]
-        },
+        figures={"chosen": [{"recipe": name, "answers": dict(by_name[name].answers)} for name, _ in chosen], "runs": records},
         commits=[record["commit"] for record in records],
     )
 

@@ -242,7 +242,7 @@ def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[
 def _decisions(final: Json) -> list[str]:
     """How the members became the final model, in sentences."""
     views = {
-        "single": "Each picture is looked at once: further views of it did not lower the validation score, or would have taken too long.",
+        "single": "Each picture is looked at once: further views of it did not lower the validation score, or took too long.",
         "shifted": "Each prediction is the mean over the picture and four copies shifted by a twenty-eighth of its side, "
         "which lowered the validation score.",
         "mirrored": "Each prediction is the mean over the picture and its mirror image, which lowered the validation score.",

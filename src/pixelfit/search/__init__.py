@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.errors import SearchError
 from pixelfit.models import FAMILIES

@@ -236,6 +236,7 @@ class _Training:
                 if not np.isfinite(mean_loss):
                     raise FloatingPointError(f"the loss is {mean_loss} after {pulse.step} steps")
                 losing = False
+                pulse.checks += 1
                 if self.checked is not None:
                     now = self._look(pulse, mean_loss, started - begun)
                     best = now if best is None or now.losses.mean() < best.losses.mean() else best

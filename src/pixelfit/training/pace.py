@@ -52,10 +52,11 @@ class Pulse:
     replans: list[tuple[int, int]] = field(default_factory=list)
     history: list[Check] = field(default_factory=list)
     step_s: float = 0.0
+    checks: int = 0
 
     def next_check(self) -> int:
         """The step after which the validation set is looked at next."""
-        done = len(self.history) + 1
+        done = self.checks + 1
         return self.total if done >= CHECKS else max(self.step + 1, round(self.total * done / CHECKS))
 
     def learning_rate(self, highest: float) -> float:
@@ -73,7 +74,7 @@ class Pulse:
         """
         if seconds_left == float("inf"):
             return
-        checks_left = max(1, CHECKS - len(self.history))
+        checks_left = max(1, CHECKS - self.checks)
         step_s = seconds_spent / self.step
         fit = min(self.most, self.step + max(1, int((seconds_left - checks_left * check_s) / step_s)))
         # Later a longer schedule would raise the learning rate again after it has fallen.
