@@ -11,7 +11,8 @@ from benchmarks import angles
 from benchmarks.shared import WORK, BenchmarkError, median
 from pixelfit.metrics import shown
 
-MAXIMISED = frozenset({"r2", "accuracy", "rounded_accuracy", "macro_f1", "covered"})
+MAXIMISED = frozenset({"r2", "accuracy", "rounded_accuracy", "macro_f1", "covered", "covered_worst_fifth"})
+_IN_PER_CENT = frozenset({"covered", "covered_worst_fifth", "miscovered", "ece"})
 TITLES = {
     "mnist-regression": "MNIST, digits as numbers",
     "mnist-classification": "MNIST, digits as labels",
@@ -54,7 +55,7 @@ def goal_text(name: str, goal: float) -> str:
 
 def figure_text(name: str, value: float) -> str:
     """A figure as people read it."""
-    return f"{value:.1%}" if name == "covered" else shown(name, value)
+    return f"{value:.2%}" if name in _IN_PER_CENT else shown(name, value)
 
 
 def spread_text(name: str, values: Sequence[float]) -> str:

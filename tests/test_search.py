@@ -144,8 +144,8 @@ def test_a_latency_that_is_no_time_is_refused(text: str) -> None:
     assert checked_options(max_latency="0.5s").max_latency == 500.0
 
 
-def _predictor(task, steps: int = 60) -> tuple[object, object, Predictor]:
-    facts, splits = prepared(task)
+def _predictor(task, steps: int = 60, noise: float = 0.0) -> tuple[object, object, Predictor]:
+    facts, splits = prepared(task, noise=noise)
     plain = {"family": "mlp", "augment": 0.0}
     model = trained(build_space(facts, splits.train).known_good(plain)[0], facts, splits, pace=Pace(steps=steps)).model
     return facts, splits, Predictor(facts.task, facts.classes, facts.target_name, (Member(model, 1, 1.0),))
@@ -187,7 +187,7 @@ def _records(tmp_path: Path, fewer_is_worse: float):
     """A run folder's trials: one recipe on all pictures and on fewer, with errors that differ by so much."""
     from pixelfit.runs import RunFolder
 
-    facts, splits, predictor = _predictor("regression", steps=20)
+    facts, splits, predictor = _predictor("regression", steps=20, noise=0.5)
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp", "augment": 0.0})
     folder = RunFolder.create(tmp_path / "run")
     rng = np.random.default_rng(0)
@@ -210,7 +210,7 @@ def test_a_refit_pays_where_fewer_pictures_cost(tmp_path: Path) -> None:
 
 
 def test_a_refit_does_not_pay_where_fewer_pictures_cost_nothing(tmp_path: Path) -> None:
-    trials, splits, facts, folder, _ = _records(tmp_path, 0.0)
+    trials, splits, facts, folder, _ = _records(tmp_path, -0.1)
     worth, why = pays(trials, splits, facts, folder)
     assert not worth
     assert f"{1 - share_without(splits):.0%} fewer pictures" in why

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from test_models import Unwatched, prepared, trained
 
 from pixelfit.search.space import build_space
 from pixelfit.training import loop
+from pixelfit.training import machine as measuring
 from pixelfit.training.augment import augment
-from pixelfit.training.loop import Lesson, train
+from pixelfit.training.averaging import WeightAverage
+from pixelfit.training.loop import Lesson, Start, train
 from pixelfit.training.pace import Pace, Pulse
 from pixelfit.training.recipe import Augmentation, Recipe
 
@@ -174,3 +178,72 @@ def test_a_turn_in_an_oblong_picture_keeps_right_angles() -> None:
     heights, widths = (turned.amax(dim=1) > 0.5).sum(), (turned.amax(dim=0) > 0.5).sum()
     assert not torch.allclose(turned, disc[0, 0])
     assert abs(int(heights) - int(widths)) <= 1
+
+
+def test_the_average_of_weights_is_the_one_computed_by_hand() -> None:
+    layer = torch.nn.Linear(2, 1, bias=False)
+    average = WeightAverage(layer, horizon=40.0)
+    by_hand, seen = 0.0, 0
+    for step in range(1, 101):
+        torch.nn.init.constant_(layer.weight, float(step))
+        average.update()
+        if step % 4 == 0:
+            seen += 1
+            share = max(4 / 40, 1 / seen)
+            by_hand += share * (step - by_hand)
+    torch.testing.assert_close(average.state()["weight"], torch.full((1, 2), by_hand))
+
+
+def test_averaged_weights_are_kept_only_where_they_score_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, splits = prepared("regression")
+    recipe = replace(build_space(facts, splits.train).known_good({"family": "mlp"})[0], averaging=0.5)
+    for losses_of_average, averaged in ((0.5, True), (2.0, False)):
+        losses = iter([np.full(50, 1.0)] * 8 + [np.full(50, losses_of_average)])
+        monkeypatch.setattr(loop._Training, "_row_losses", lambda self, checked, losses=losses: next(losses))
+        assert trained(recipe, facts, splits, pace=Pace(steps=80)).averaged is averaged
+
+
+def test_without_a_validation_set_nothing_is_looked_at_and_the_last_weights_stay() -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
+    lesson = Lesson(splits.train, None, facts)
+    blind = train(recipe, lesson, seed=0, pace=Pace(steps=40), monitor=Unwatched(), stopped=lambda: False)
+    assert (blind.history, blind.steps, blind.best_at_step) == ((), 40, 40)
+    lesson = Lesson(splits.train, splits.validation, facts)
+    watched = train(recipe, lesson, seed=0, pace=Pace(steps=40), monitor=Unwatched(), stopped=lambda: False)
+    if watched.best_at_step == 40:
+        assert all(map(torch.equal, _weights(blind), _weights(watched)))
+
+
+def test_a_training_can_go_on_from_another_models_weights() -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp", "augment": 0.0})
+    lesson = Lesson(splits.train, splits.validation, facts)
+    first = train(recipe, lesson, seed=0, pace=Pace(steps=100), monitor=Unwatched(), stopped=lambda: False)
+    gentle = replace(recipe, learning_rate=1e-7)
+    start = Start(model=first.model, continued=True)
+    second = train(gentle, lesson, seed=5, pace=Pace(steps=4), monitor=Unwatched(), stopped=lambda: False, start=start)
+    for name, weight in first.model.module.named_parameters():
+        torch.testing.assert_close(second.model.module.get_parameter(name), weight, atol=1e-4, rtol=1e-4)
+
+
+def test_the_machine_is_measured_once_and_says_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {torch.float32: 2.0, torch.bfloat16: 1.0}
+    monkeypatch.setattr(measuring, "_can_low", lambda device: True)
+    monkeypatch.setattr(measuring, "_seconds_a_step", lambda device, dtype: seconds[dtype])
+    fast = measuring.machine.__wrapped__()
+    assert (fast.low_precision, fast.speed_up) == (True, 2.0)
+    seconds[torch.bfloat16] = 1.9
+    assert not measuring.machine.__wrapped__().low_precision
+    monkeypatch.setattr(measuring, "_can_low", lambda device: False)
+    assert not measuring.machine.__wrapped__().low_precision
+    assert torch.get_num_threads() == measuring.usable_cores()
+
+
+def test_a_quota_of_the_control_group_limits_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(measuring, "_QUOTA", quota)
+    free = measuring.usable_cores()
+    for text, cores in (("100000 100000", 1), ("max 100000", free), ("50000 100000", 1), (f"{free * 3}00000 100000", free)):
+        quota.write_text(text)
+        assert measuring.usable_cores() == cores

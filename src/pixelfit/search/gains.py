@@ -13,8 +13,7 @@ _USUAL_EXPONENT = 0.25  # measured on MNIST and rotated digits, between 3 and 24
 # MNIST, as if the score fell with time to the power of so much; one net of 23 epochs had 0.97 of it (two seeds).
 AVERAGING_EXPONENT = 0.15
 _CLOSE = 0.1  # of the best score
-_REMEMBERED = 4  # a search that has found nothing better for so long has dried up
-_HOPED_FOR = 0.02  # counted beside the measured gains, so that a few failures do not end the search for good
+_HOPED_FOR = 0.02  # counted once beside the measured gains, so that the first failures do not end the search
 
 
 def time_exponent(pairs: Sequence[tuple[float, float, float]]) -> float:
@@ -29,7 +28,7 @@ def time_exponent(pairs: Sequence[tuple[float, float, float]]) -> float:
 
 
 def finding_gain(scores: Sequence[float]) -> float:
-    """What one more recipe is expected to gain: the mean improvement of the best score by the latest recipes, as a share.
+    """What one more recipe is expected to gain: the mean improvement of the best score by those tried so far, as a share.
 
     Args:
         scores: of the recipes tried at equal length, in order.
@@ -39,7 +38,7 @@ def finding_gain(scores: Sequence[float]) -> float:
     for score in scores[1:]:
         gains.append(max(0.0, 1 - score / best) if best > 0 else 0.0)
         best = min(best, score)
-    return float(np.mean([_HOPED_FOR, *gains[-_REMEMBERED:]]))
+    return float(np.mean([_HOPED_FOR, *gains]))
 
 
 def shortening_loss(seconds: float, left: float, exponent: float) -> float:

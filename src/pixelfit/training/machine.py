@@ -17,6 +17,8 @@ _ROUNDS = 5
 _LEAST_GAIN = 1.1  # bfloat16 rounds: below this speed-up it is not worth it
 _PROBE = (64, 32, 24)  # pictures, channels and pixels a side of the convolution that is timed
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Linux, control groups of version 2
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -56,9 +58,8 @@ def machine() -> Machine:
 def usable_cores() -> int:
     """Cores that this process may use: of its affinity mask, and of its control group's quota where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        allowed, period = quota.read_text(encoding="ascii").split()
+    if _QUOTA.is_file():
+        allowed, period = _QUOTA.read_text(encoding="ascii").split()
         if allowed != "max":
             cores = min(cores, max(1, int(allowed) // int(period)))
     return cores
