@@ -8,6 +8,7 @@ import pytest
 from pixelfit import ensemble
 from pixelfit.ensemble import greedy_weights
 from pixelfit.metrics import rmse
+from pixelfit.types import FULL_LENGTH, Trial
 
 
 def _models(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -38,3 +39,19 @@ def test_a_model_that_adds_nothing_is_left_out() -> None:
 def test_at_most_so_many_members() -> None:
     targets, predictions = _models(9, 1)
     assert 1 < len(greedy_weights(predictions, targets, rmse)) <= ensemble.MOST_MEMBERS
+
+
+def test_models_that_differ_in_their_seed_weigh_the_same() -> None:
+    def trial(number: int, purpose: str, width: int, state: str = "complete") -> Trial:
+        return Trial(number, "convnet", purpose, {"width": width}, state, number, 1.0, score=float(number), latency_ms=1.0)  # type: ignore[arg-type]
+
+    trials = [
+        trial(1, FULL_LENGTH, 16),
+        trial(2, FULL_LENGTH, 32),
+        trial(3, FULL_LENGTH, 16),
+        trial(4, "sampled", 16),
+        trial(5, FULL_LENGTH, 16, "interrupted"),
+    ]
+    numbers = [[each.number for each in team] for team in ensemble._teams(trials, 10.0)]
+    assert numbers == [[1, 3], [2], [4], [5]]
+    assert [len(team) for team in ensemble._teams(trials, 1.5)] == [1] * 5

@@ -257,9 +257,24 @@ def test_views_are_the_picture_moved(kind: str, tmp_path: Path) -> None:
 
 def test_time_is_kept_for_what_follows_the_search() -> None:
     _, splits = prepared("regression")
-    trial = searching.Trial(0, "convnet", "portfolio", {}, "complete", 0, 1.0, predict_ms=10.0)
+    trial = searching.Trial(0, "convnet", "portfolio", {}, "complete", 0, 1.0, score=1.0, predict_ms=10.0)
     deadline = Deadline(1000.0)
     plain, wanting = (
-        searching.time_after(trial, splits, searching.Limits(distill=distill), deadline) for distill in (False, True)
+        searching.time_after([trial], splits, searching.Limits(distill=distill), deadline) for distill in (False, True)
     )
     assert wanting == pytest.approx(plain + 250)
+
+
+def test_what_cannot_finish_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Listening(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(CostModel, "step_s", lambda self, recipe: 0.0 if FAMILIES[recipe.family].fit else 1e6)
+    monkeypatch.setattr(searching, "_TRIES", 1)
+    pictures, columns = bars(60)
+    run = fit((pictures, columns), checked_options(task="regression", budget="9s", out=tmp_path / "run"), progress=Listening())
+    assert all(FAMILIES[trial.family].fit is not None for trial in run.trials)
+    assert any("too slow" in text for text in said)

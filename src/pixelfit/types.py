@@ -19,6 +19,7 @@ METRICS_OF: Mapping[Task, tuple[Metric, ...]] = {
     "regression": ("rmse", "mae"),
     "classification": ("log_loss", "accuracy", "macro_f1"),
 }
+FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 Json: TypeAlias = Any
 Label: TypeAlias = str | int | float | bool
 Array: TypeAlias = npt.NDArray[Any]

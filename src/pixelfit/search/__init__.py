@@ -23,7 +23,7 @@ from pixelfit.training.loop import Lesson
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Facts, Json, Splits, Trial
+from pixelfit.types import FULL_LENGTH, Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
@@ -33,10 +33,9 @@ _MOST_FINALS = 6
 _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
 _LEAST_S = 1.0  # less time than this is not worth a trial
 _LEAST_STEPS = 30  # a training that cannot take so many says nothing
-_FULL_LENGTH = 6.0  # times the recipe's own epochs, at most
+_MOST_LENGTHS = 6.0  # times the recipe's own epochs, at most
 _AFTER_S = 3.0  # choosing, resampling the metrics and drawing the report, measured at 2 s on 2 cores
-_MEMBERS_SCORED = 2
-VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
+_VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 _TRIES = 8  # recipes that the sampler may propose until one is fast enough
 
@@ -70,6 +69,7 @@ class _Search:
     began: float
     slice_s: float = _LEAST_SLICE_S
     refit_s: float = 0.0  # kept for training the final members again
+    futile: bool = False  # whether the sampler proposes nothing that is fast enough
     trials: list[Trial] = field(default_factory=list)
 
     def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
@@ -84,12 +84,13 @@ class _Search:
         yield from self._second_round()
         while not self._done() and self._finding_pays():
             yield from self._sampled()
+        self.futile = False  # the finals are known to be fast enough
         yield from self._finals(known)
         yield from self._worth_of_more_pictures()
         while not self._done():
             yield from self._sampled()
             if self._latest_leads() and not self._done():
-                yield self._plan(_recipe(self.trials[-1]), "full length", self.left(), _FULL_LENGTH), None
+                yield self._plan(_recipe(self.trials[-1]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
 
     def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
         """A known number of trials: the portfolio, then sampled recipes, each with an even share of the time."""
@@ -136,29 +137,29 @@ class _Search:
         if not ranked:
             affordable = [recipe for recipe, _ in known if self._affordable(recipe, self.left())]
             if affordable and not self._done():
-                yield self._plan(affordable[0], "full length", self.left(), _FULL_LENGTH), None
+                yield self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
             return
         if self._done():
             return
         third = self.left() / 3
-        yield self._plan(_recipe(ranked[0]), "full length", third, _FULL_LENGTH), None
-        if self._exponent("full length") > AVERAGING_EXPONENT:
+        yield self._plan(_recipe(ranked[0]), FULL_LENGTH, third, _MOST_LENGTHS), None
+        if self._exponent(FULL_LENGTH) > AVERAGING_EXPONENT:
             if not self._done():
-                yield self._plan(_recipe(ranked[0]), "full length", self.left(), _FULL_LENGTH), None
+                yield self._plan(_recipe(ranked[0]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
             return
         contenders = close_to_best([trial.score or 0.0 for trial in ranked])
         for place in range(1, _MOST_FINALS):
             if self.left() < third / 2 or self._done():
                 return
             seconds = self.left() / max(1, round(self.left() / third))
-            yield self._plan(_recipe(ranked[place % contenders]), "full length", seconds, _FULL_LENGTH), None
+            yield self._plan(_recipe(ranked[place % contenders]), FULL_LENGTH, seconds, _MOST_LENGTHS), None
 
     def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
         """Whether a refit on all development pictures would pay, and if so the time kept for it.
 
         There is time left only where the finals took all their epochs: as a rule, with few pictures.
         """
-        finals = self._ranked("full length")[:_MOST_FINALS]
+        finals = self._ranked(FULL_LENGTH)[:_MOST_FINALS]
         twins = self._ranked("second round", "portfolio", "sampled") or finals
         needed = seconds_to_refit(finals, self.splits)
         if not finals or self.limits.distill or self.left() < needed + twins[0].seconds:
@@ -174,10 +175,12 @@ class _Search:
         for _ in range(_TRIES):
             asked = self.study.ask()
             if self._affordable(asked.recipe, self.slice_s):
-                break
+                plan = self._plan(asked.recipe, "sampled", self.slice_s, 1.0)
+                yield replace(plan, is_losing=asked.is_losing), asked
+                return
             self.study.tell(asked, None, pruned=False)
-        plan = self._plan(asked.recipe, "sampled", self.slice_s, 1.0)
-        yield replace(plan, is_losing=asked.is_losing), asked
+        self.progress.say("No further recipes: those that the sampler proposes are too slow for the time that is left.")
+        self.futile = True
 
     def _known_good(self) -> list[tuple[Recipe, Mapping[str, Json]]]:
         """The portfolio's recipes for these data, each once."""
@@ -201,7 +204,7 @@ class _Search:
         if self.limits.trials is not None and len(self.trials) >= self.limits.trials:
             return True
         # The first trial is the baseline, which takes no time: without it there would be nothing to give.
-        return bool(self.trials) and self.left() < _LEAST_S
+        return bool(self.trials) and (self.futile or self.left() < _LEAST_S)
 
     def left(self) -> float:
         """Seconds left for trials."""
@@ -212,6 +215,8 @@ class _Search:
         return self.left() + self.deadline.elapsed() - self.began
 
     def _affordable(self, recipe: Recipe, seconds: float) -> bool:
+        if self.limits.trials is not None:
+            return True  # nothing depends on the clock there
         return _LEAST_STEPS * self.costs.step_s(recipe) <= min(seconds, self.left())
 
     def _finding_pays(self) -> bool:
@@ -284,7 +289,7 @@ def search(
         folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
         folder.write_leaderboard(state.trials, facts.metric, {})
         best = rank(state.trials)[0]
-        deadline.reserve(time_after(best, splits, limits, deadline))
+        deadline.reserve(time_after(state.trials, splits, limits, deadline))
         progress.end_trial(trial, best=best if best.score is not None else None)
     return tuple(state.trials)
 
@@ -293,14 +298,29 @@ def _recipe(trial: Trial) -> Recipe:
     return Recipe.from_json(trial.recipe)
 
 
-def time_after(best: Trial, splits: Splits, limits: Limits, deadline: Deadline) -> float:
+def time_after(trials: Sequence[Trial], splits: Splits, limits: Limits, deadline: Deadline) -> float:
     """Seconds to keep for what follows the search.
 
     Predictions of the final members, at several views if they are quick enough; metrics and the report; a student's
     training if one is wanted.
     """
-    pictures = len(splits.test) + len(splits.validation)
-    predict_s = _MEMBERS_SCORED * pictures * (best.predict_ms or 0.0) / 1000
-    budget_s = deadline.budget_s or 0.0
-    student_s = _STUDENT_SHARE * budget_s if limits.distill else 0.0
-    return _AFTER_S + predict_s + min((max(VIEWS.values()) - 1) * predict_s, VIEWS_SHARE * budget_s) + student_s
+    finals = [trial for trial in trials if trial.purpose == FULL_LENGTH and trial.score is not None]
+    likely = finals or rank(trials)[:1]
+    # One member more than there are yet, since the training under way will be one.
+    predict_ms = sum(trial.predict_ms or 0.0 for trial in likely) * (1 + 1 / len(likely))
+    views = max(VIEWS.values()) if max(VIEWS.values()) * predict_ms <= most_views_ms(splits, deadline) else 1
+    student_s = _STUDENT_SHARE * (deadline.budget_s or 0.0) if limits.distill else 0.0
+    # Looking for better views takes a prediction without them first.
+    return _AFTER_S + (views + 1) * predict_ms / 1000 * _pictures_predicted(splits) + student_s
+
+
+def most_views_ms(splits: Splits, deadline: Deadline) -> float:
+    """Milliseconds a picture that predictions at several views may take, so that they do not eat the budget."""
+    if deadline.budget_s is None:
+        return math.inf
+    return 1000 * _VIEWS_SHARE * deadline.budget_s / _pictures_predicted(splits)
+
+
+def _pictures_predicted(splits: Splits) -> int:
+    """Of the final model: the validation set to choose its views and to calibrate it, then the test set."""
+    return 2 * len(splits.validation) + len(splits.test)

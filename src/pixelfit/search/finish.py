@@ -11,7 +11,7 @@ from pixelfit.ensemble import Costs
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
-from pixelfit.search import VIEWS_SHARE, Limits, time_after
+from pixelfit.search import Limits, most_views_ms, time_after
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
@@ -34,8 +34,7 @@ class Finish:
 
     def costs(self) -> Costs:
         """What the final predictor may cost."""
-        budget_s = self.deadline.budget_s
-        return Costs(self.limits.latency_ms, float("inf") if budget_s is None else VIEWS_SHARE * budget_s)
+        return Costs(self.limits.latency_ms, most_views_ms(self.splits, self.deadline))
 
     def distilled(self, trials: Sequence[Trial], teacher: Predictor) -> tuple[tuple[Trial, ...], Predictor]:
         """One small model that has learned the ensemble's predictions, and the trials with it as the last."""
@@ -43,7 +42,7 @@ class Finish:
         if recipe is None or self.deadline.interrupted:
             self.progress.say("Nothing is distilled: no model was trained step by step, or the search was interrupted.")
             return tuple(trials), teacher
-        self.deadline.reserve(time_after(rank(trials)[0], self.splits, replace(self.limits, distill=False), self.deadline))
+        self.deadline.reserve(time_after(trials, self.splits, replace(self.limits, distill=False), self.deadline))
         lesson = Lesson(self.splits.train, self.splits.validation, self.facts)
         number = len(trials)
         plan = Plan(
