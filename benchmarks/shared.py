@@ -130,8 +130,8 @@ def test_figures(scores: Mapping[str, Json]) -> dict[str, float]:
     for block in ("intervals", "sets"):
         if measured := scores.get(block):
             figures["covered"] = float(measured["covered"]["value"])
-    intervals = scores.get("intervals")
-    if intervals:
+    intervals = scores.get("intervals") or {}
+    if "ranges" in intervals:
         figures["miscovered"] = abs(figures["covered"] - intervals["coverage"])  # how far the coverage is off, either way
         figures["covered_worst_fifth"] = min(part["covered"]["value"] for part in intervals["ranges"])
     return figures
