@@ -42,8 +42,10 @@ def test_at_most_so_many_members() -> None:
 
 
 def test_models_that_differ_in_their_seed_weigh_the_same() -> None:
-    def trial(number: int, purpose: str, width: int, state: str = "complete") -> Trial:
-        return Trial(number, "convnet", purpose, {"width": width}, state, number, 1.0, score=float(number), latency_ms=1.0)  # type: ignore[arg-type]
+    def trial(number: int, purpose: str, width: int, state: str = "complete", steps: int = 90) -> Trial:
+        return Trial(
+            number, "convnet", purpose, {"width": width}, state, number, 1.0, score=float(number), latency_ms=1.0, steps=steps
+        )  # type: ignore[arg-type]
 
     trials = [
         trial(1, FULL_LENGTH, 16),
@@ -51,7 +53,8 @@ def test_models_that_differ_in_their_seed_weigh_the_same() -> None:
         trial(3, FULL_LENGTH, 16),
         trial(4, "sampled", 16),
         trial(5, FULL_LENGTH, 16, "interrupted"),
+        trial(6, FULL_LENGTH, 16, steps=200),
     ]
     numbers = [[each.number for each in team] for team in ensemble._teams(trials, 10.0)]
-    assert numbers == [[1, 3], [2], [4], [5]]
-    assert [len(team) for team in ensemble._teams(trials, 1.5)] == [1] * 5
+    assert numbers == [[1, 3], [2], [4], [5], [6]]
+    assert [len(team) for team in ensemble._teams(trials, 1.5)] == [1] * 6

@@ -15,7 +15,7 @@ from pixelfit.files import write_json
 from pixelfit.metrics import shown
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
-from pixelfit.report.page import page
+from pixelfit.report.page import _command, page
 from pixelfit.runs import RunFolder
 from pixelfit.types import Label
 
@@ -135,3 +135,11 @@ def test_in_a_browser(width: int, chromium: str, classification_run: Run, regres
             assert page.locator("figure").count() == charts
             page.close()
         browser.close()
+
+
+def test_the_command_that_repeats_a_run_can_be_typed_again() -> None:
+    run = {"source": "my pictures", "options": {"task": None, "budget": 90.0, "distill": True, "seed": 0, "out": "here"}}
+    assert _command(run) == "pixelfit fit 'my pictures' --budget 90s --distill --seed 0"
+    run["options"]["distill"] = False
+    assert "--distill" not in _command(run)
+    assert "--seed 0" in _command(run)

@@ -25,6 +25,8 @@ from pixelfit.models.model import Model
 from pixelfit.options import checked_options
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Silent
+from pixelfit.search import finish as finishing
+from pixelfit.search import refit as refitting
 from pixelfit.search.cost import CostModel, _forward_operations
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.gains import close_to_best, finding_gain, shortening_loss, time_exponent
@@ -73,12 +75,16 @@ def test_costs_follow_the_speed_that_was_measured() -> None:
     recipe, _ = build_space(facts, splits.train).known_good({"family": "convnet"})
     costs = CostModel(facts.spec, 1e9)
     before = costs.step_s(recipe)
-    costs.learn(recipe, steps=10, step_s=10 * before * 7)
+    done = searching.Trial(1, "convnet", "portfolio", {}, "complete", 0, 9.0, steps=10, step_s=10 * before * 7)
+    costs.learn(recipe, done)
     assert costs.step_s(recipe) == pytest.approx(7 * before)
     wider = replace(recipe, architecture={**recipe.architecture, "width": 32})
     assert costs.step_s(wider) > 2 * costs.step_s(recipe)
     trees, _ = build_space(facts, splits.train).known_good({"family": "trees"})
-    assert costs.step_s(trees) == 0.0
+    assert costs.least_s(trees, 30, 1000) == 0.0
+    costs.learn(trees, done)
+    assert costs.least_s(trees, 30, 1000) == 9.0
+    assert costs.least_s(recipe, 30, 1000) > 30 * costs.step_s(recipe)
 
 
 @pytest.mark.parametrize("task", ["regression", "classification"])
@@ -183,6 +189,24 @@ def test_distilling_gives_one_model_that_learned_from_the_ensemble(tmp_path: Pat
     assert run.trials[-1].family == fastest.family
 
 
+def test_a_distillation_that_is_interrupted_keeps_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = finishing.teachings
+
+    def interrupting(*args):
+        interrupted.append(True)
+        return original(*args)
+
+    interrupted: list[bool] = []
+    monkeypatch.setattr(finishing, "teachings", interrupting)
+    monkeypatch.setattr(Deadline, "interrupted", property(lambda self: bool(interrupted)))
+    pictures, columns = bars(150)
+    options = checked_options(task="regression", trials=3, steps=40, distill=True, out=tmp_path / "run")
+    run = fit((pictures, columns), options, progress=Silent())
+    assert (run.trials[-1].purpose, run.trials[-1].state) == ("distilled", "interrupted")
+    assert run.trials[-1].number not in [member.trial for member in run.predictor.members]
+    assert json.loads((run.folder.path / "final.json").read_text())["distilled"] is False
+
+
 def _records(tmp_path: Path, fewer_is_worse: float):
     """A run folder's trials: one recipe on all pictures and on fewer, with errors that differ by so much."""
     from pixelfit.runs import RunFolder
@@ -196,7 +220,17 @@ def _records(tmp_path: Path, fewer_is_worse: float):
     for number, (purpose, error) in enumerate((("second round", 1.0), (FEWER, 1.0 + fewer_is_worse))):
         predictions = targets + error * rng.choice([-1.0, 1.0], len(targets))
         trial = searching.Trial(
-            number, recipe.family, purpose, recipe.to_json(), "complete", 0, 1.0, steps=20, score=error, step_s=1.0
+            number,
+            recipe.family,
+            purpose,
+            recipe.to_json(),
+            "complete",
+            0,
+            1.0,
+            steps=20,
+            best_at_step=20,
+            score=error,
+            step_s=1.0,
         )
         folder.write_trial(trial, [], predictor.members[0].model, predictions)
         trials.append(trial)
@@ -221,7 +255,7 @@ def test_a_refit_learns_the_validation_pictures_and_keeps_the_calibration(tmp_pa
     model = replace(predictor.members[0].model, temperature=0.7)
     predictor = replace(predictor, members=(Member(model, 0, 1.0),))
     refit = Refit(splits, facts, Silent(), lambda: False, lambda: math.inf)
-    longer = [replace(trial, steps=200) for trial in trials]
+    longer = [replace(trial, steps=200, best_at_step=200) for trial in trials]
     again = refit.all(predictor, longer)
     assert again is not None
     new = again.members[0].model
@@ -229,6 +263,23 @@ def test_a_refit_learns_the_validation_pictures_and_keeps_the_calibration(tmp_pa
     validation = splits.validation
     before, after = (rmse(validation.targets, each.predict(validation.store, validation.rows)) for each in (model, new))
     assert after < before
+
+
+def test_what_an_earlier_check_had_is_not_refitted(tmp_path: Path) -> None:
+    trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
+    predictor = replace(predictor, members=(Member(predictor.members[0].model, 0, 1.0),))
+    early = [replace(trial, best_at_step=10) for trial in trials]
+    assert Refit(splits, facts, Silent(), lambda: False, lambda: math.inf).all(predictor, early) is None
+
+
+def test_a_refit_that_fails_leaves_the_validated_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise FloatingPointError("the loss is nan")
+
+    trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
+    predictor = replace(predictor, members=(Member(predictor.members[0].model, 0, 1.0),))
+    monkeypatch.setattr(refitting, "train", broken)
+    assert Refit(splits, facts, Silent(), lambda: False, lambda: math.inf).all(predictor, trials) is None
 
 
 def test_a_refit_that_runs_out_of_time_is_not_kept(tmp_path: Path) -> None:
@@ -256,11 +307,11 @@ def test_views_are_the_picture_moved(kind: str, tmp_path: Path) -> None:
 
 
 def test_time_is_kept_for_what_follows_the_search() -> None:
-    _, splits = prepared("regression")
+    facts, splits = prepared("regression")
     trial = searching.Trial(0, "convnet", "portfolio", {}, "complete", 0, 1.0, score=1.0, predict_ms=10.0)
     deadline = Deadline(1000.0)
     plain, wanting = (
-        searching.time_after([trial], splits, searching.Limits(distill=distill), deadline) for distill in (False, True)
+        searching.time_after([trial], splits, facts, searching.Limits(distill=distill), deadline) for distill in (False, True)
     )
     assert wanting == pytest.approx(plain + 250)
 
@@ -272,7 +323,7 @@ def test_what_cannot_finish_is_not_started(tmp_path: Path, monkeypatch: pytest.M
         def say(self, text: str) -> None:
             said.append(text)
 
-    monkeypatch.setattr(CostModel, "step_s", lambda self, recipe: 0.0 if FAMILIES[recipe.family].fit else 1e6)
+    monkeypatch.setattr(CostModel, "step_s", lambda self, recipe: 1e6)
     monkeypatch.setattr(searching, "_TRIES", 1)
     pictures, columns = bars(60)
     run = fit((pictures, columns), checked_options(task="regression", budget="9s", out=tmp_path / "run"), progress=Listening())

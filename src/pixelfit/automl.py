@@ -54,7 +54,7 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         started: when the command began, in seconds since the epoch, if that was before this call.
 
     Raises:
-        PixelfitError: the data or options cannot be used; nothing is written then.
+        PixelfitError: the data or options cannot be used, and nothing is written; or no trial gave a usable model.
     """
     deadline = Deadline(options.budget_s, started=started)
     if options.out is not None:

@@ -14,6 +14,8 @@ from pixelfit.models.model import Forecast
 from pixelfit.predictor import Predictor, sharpened
 from pixelfit.types import Examples, Floats, Ints
 
+_FEWEST_ROWS = 30  # fewer would set the temperature by a picture or two
+
 
 @dataclass(frozen=True)
 class Calibrated:
@@ -48,6 +50,8 @@ def ensemble_temperature(targets: Ints, probabilities: Floats) -> float:
     """
     before = metrics.surprises(targets, probabilities)
     losses = [metrics.surprises(targets, sharpened(probabilities, temperature)) for temperature in TEMPERATURES]
+    if len(targets) < _FEWEST_ROWS:
+        return 1.0
     best = int(np.argmin([each.mean() for each in losses]))
     gain = before - losses[best]
     return float(TEMPERATURES[best]) if gain.mean() > gain.std() / math.sqrt(len(gain)) else 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from pixelfit.types import FULL_LENGTH, Array, Examples, Facts, Trial
 
 MOST_MEMBERS = 4  # models, or teams of models that differ in their seed
 _CANDIDATES = 12
+_ABOUT = 0.25  # of the steps
 _ROUNDS = 24
 _LEAST_VIEWS_GAIN = 0.005  # of the score: further views make each prediction several times as slow
 _LEAST_GAIN = 0.002  # of the score: less is within what a validation set can tell, and each member slows prediction
@@ -67,13 +67,20 @@ def _teams(trials: Sequence[Trial], most_latency_ms: float) -> list[list[Trial]]
     Which seed scores best is luck, and weighting by it gives that luck away: with three nets of one recipe, weights chosen
     on 5,000 held-out training digits of MNIST had RMSE 0.2316 on 5,000 others, equal weights 0.2245 (30 random cuts).
     """
-    teams: dict[str, list[Trial]] = {}
+    teams: list[list[Trial]] = []
     for trial in trials:
-        alone = trial.state != "complete" or trial.purpose != FULL_LENGTH
-        teams.setdefault(str(trial.number) if alone else json.dumps(trial.recipe, sort_keys=True), []).append(trial)
-    return [
-        part for team in teams.values() for part in ([team] if _latency_ms(team) <= most_latency_ms else [[one] for one in team])
-    ]
+        team = next((team for team in teams if _differ_in_seed(team[0], trial)), None)
+        if team is None or _latency_ms([*team, trial]) > most_latency_ms:
+            teams.append([trial])
+        else:
+            team.append(trial)
+    return teams
+
+
+def _differ_in_seed(one: Trial, other: Trial) -> bool:
+    """Whether two trials are of one recipe and about one length, and meant to be final."""
+    final = all(trial.state == "complete" and trial.purpose == FULL_LENGTH for trial in (one, other))
+    return final and one.recipe == other.recipe and abs(one.steps - other.steps) <= _ABOUT * max(one.steps, other.steps)
 
 
 def _latency_ms(trials: Sequence[Trial]) -> float:

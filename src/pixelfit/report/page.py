@@ -100,10 +100,12 @@ def _charts(data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Ar
 
 def _command(run: Json) -> str:
     """The command that repeats the run into a folder of its own; for arrays, which have no name, the options alone."""
-    given = {name: value for name, value in run["options"].items() if value is not None and name != "out"}
+    given = {name: value for name, value in run["options"].items() if value is not None and value is not False and name != "out"}
     if "budget" in given:
         given["budget"] = f"{given['budget']:g}s"
-    options = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items()]
+    options = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}") for name, value in given.items()
+    ]
     return " ".join(["pixelfit fit", shlex.quote(run["source"]) if run["source"] else "(arrays)", *options])
 
 
@@ -253,6 +255,10 @@ def _decisions(final: Json) -> list[str]:
         if final["refitted"]
         else "The members were not trained again on training and validation pictures together"
     )
+    if final["distilled"]:
+        return [
+            "A student: it has learned what the search's best ensemble predicts for the training pictures, and took its place."
+        ]
     return [views[final["views"]], f"{refit} ({final['why']})."]
 
 

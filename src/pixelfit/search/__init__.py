@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.errors import SearchError
 from pixelfit.models import FAMILIES
@@ -34,7 +35,8 @@ _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the
 _LEAST_S = 1.0  # less time than this is not worth a trial
 _LEAST_STEPS = 30  # a training that cannot take so many says nothing
 _MOST_LENGTHS = 6.0  # times the recipe's own epochs, at most
-_AFTER_S = 3.0  # choosing, resampling the metrics and drawing the report, measured at 2 s on 2 cores
+_AFTER_S = 3.0  # choosing and drawing the report, measured at 2 s on 2 cores
+_RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metrics
 _VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 _TRIES = 8  # recipes that the sampler may propose until one is fast enough
@@ -133,9 +135,10 @@ class _Search:
         What decides is how fast its score still falls with time: averaging models of equal length is worth a known
         exponent, and a longer training has to promise more.
         """
-        ranked = self._ranked("second round", "sampled") or self._ranked("portfolio")
+        ranked = self._ranked("second round", "sampled") if self._ranked("second round") else self._ranked("portfolio", "sampled")
         if not ranked:
-            affordable = [recipe for recipe, _ in known if self._affordable(recipe, self.left())]
+            slow = [_recipe(trial) for trial in self.trials if (trial.latency_ms or 0.0) > self.limits.latency_ms]
+            affordable = [recipe for recipe, _ in known if recipe not in slow and self._affordable(recipe, self.left())]
             if affordable and not self._done():
                 yield self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
             return
@@ -217,7 +220,7 @@ class _Search:
     def _affordable(self, recipe: Recipe, seconds: float) -> bool:
         if self.limits.trials is not None:
             return True  # nothing depends on the clock there
-        return _LEAST_STEPS * self.costs.step_s(recipe) <= min(seconds, self.left())
+        return self.costs.least_s(recipe, _LEAST_STEPS, len(self.splits.validation)) <= min(seconds, self.left())
 
     def _finding_pays(self) -> bool:
         """Whether one more sampled recipe promises more than its time would give the final training."""
@@ -279,7 +282,7 @@ def search(
         outcome = engine.run(plan)
         trial = outcome.trial
         state.trials.append(trial)
-        costs.learn(plan.recipe, trial.steps, trial.step_s)
+        costs.learn(plan.recipe, trial)
         if trial.number == 0 and (trial.latency_ms or 0.0) > limits.latency_ms:
             raise SearchError(
                 f"No model answers within --max-latency {limits.latency_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
@@ -289,7 +292,7 @@ def search(
         folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
         folder.write_leaderboard(state.trials, facts.metric, {})
         best = rank(state.trials)[0]
-        deadline.reserve(time_after(state.trials, splits, limits, deadline))
+        deadline.reserve(time_after(state.trials, splits, facts, limits, deadline))
         progress.end_trial(trial, best=best if best.score is not None else None)
     return tuple(state.trials)
 
@@ -298,7 +301,12 @@ def _recipe(trial: Trial) -> Recipe:
     return Recipe.from_json(trial.recipe)
 
 
-def time_after(trials: Sequence[Trial], splits: Splits, limits: Limits, deadline: Deadline) -> float:
+def after_s(splits: Splits, facts: Facts) -> float:
+    """Seconds for choosing, resampling the metrics and drawing the report."""
+    return _AFTER_S + _RESAMPLED_S * metrics.RESAMPLES * len(splits.test) * len(facts.classes or (0,))
+
+
+def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Limits, deadline: Deadline) -> float:
     """Seconds to keep for what follows the search.
 
     Predictions of the final members, at several views if they are quick enough; metrics and the report; a student's
@@ -311,7 +319,7 @@ def time_after(trials: Sequence[Trial], splits: Splits, limits: Limits, deadline
     views = max(VIEWS.values()) if max(VIEWS.values()) * predict_ms <= most_views_ms(splits, deadline) else 1
     student_s = _STUDENT_SHARE * (deadline.budget_s or 0.0) if limits.distill else 0.0
     # Looking for better views takes a prediction without them first.
-    return _AFTER_S + (views + 1) * predict_ms / 1000 * _pictures_predicted(splits) + student_s
+    return after_s(splits, facts) + (views + 1) * predict_ms / 1000 * _pictures_predicted(splits) + student_s
 
 
 def most_views_ms(splits: Splits, deadline: Deadline) -> float:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from pixelfit.models import FAMILIES
+from pixelfit.training.loop import MEASURING_STEPS
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import PictureSpec
+from pixelfit.types import PictureSpec, Trial
 
 _BACKWARD = 3  # a step costs the forward pass and twice as much again backwards
 _LEAST_STEP_S = 5e-4  # Python and the optimiser, however small the net
@@ -23,6 +24,7 @@ class CostModel:
         self._spec = spec
         self._speed = flops * _SHARE_OF_PROBE
         self._of_family: dict[str, float] = {}
+        self._fitted_s: dict[str, float] = {}
 
     def step_s(self, recipe: Recipe) -> float:
         """Seconds that a step of the recipe will take; 0 for families that are fitted without steps."""
@@ -34,10 +36,25 @@ class CostModel:
         except (ValueError, RuntimeError):
             return _LEAST_STEP_S  # a net that cannot be built: its trial will say why
 
-    def learn(self, recipe: Recipe, steps: int, step_s: float) -> None:
-        """A training of the recipe took ``step_s`` seconds for its steps."""
-        if steps > 0 and step_s > 0 and FAMILIES[recipe.family].fit is None:
-            self._of_family[recipe.family] = self._operations(recipe) * steps / step_s
+    def least_s(self, recipe: Recipe, steps: int, validation: int) -> float:
+        """Seconds that a trial of so many steps takes with all that belongs to it, or as long as its family took last time.
+
+        Measuring the steps and the looks at ``validation`` pictures come on top; a prediction costs a third of a step
+        for each picture, and twice that in full precision.
+        """
+        if FAMILIES[recipe.family].fit is not None:
+            return self._fitted_s.get(recipe.family, 0.0)
+        step_s = self.step_s(recipe)
+        return (steps + MEASURING_STEPS) * step_s + validation / recipe.batch_size * step_s
+
+    def learn(self, recipe: Recipe, trial: Trial) -> None:
+        """What a trial of the recipe took."""
+        if trial.step_s <= 0:
+            return
+        if FAMILIES[recipe.family].fit is not None:
+            self._fitted_s[recipe.family] = trial.seconds
+        elif trial.steps > 0:
+            self._of_family[recipe.family] = self._operations(recipe) * trial.steps / trial.step_s
 
     def _operations(self, recipe: Recipe) -> float:
         forward = _forward_operations(recipe.family, tuple(sorted(recipe.architecture.items())), self._spec)

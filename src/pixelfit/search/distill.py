@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -15,17 +16,18 @@ from pixelfit.types import Array, Examples, Facts, Trial
 _WORTH_TEACHING = 1.5  # times the best score: a model that is worse on its own is no good student
 
 
-def student_recipe(trials: tuple[Trial, ...], predictor: Predictor) -> Recipe | None:
-    """The recipe of the fastest model that is nearly as good as the best; None if none is trained step by step.
+def student_recipe(trials: tuple[Trial, ...], predictor: Predictor, most_latency_ms: float = math.inf) -> Recipe | None:
+    """The recipe of the smallest model that is nearly as good as the best and fast enough; None if there is none to be trained.
 
     Targets that teachers and student cannot share as a distribution are learned as values.
     """
     trained = [trial for trial in trials if trial.score is not None and FAMILIES[trial.family].fit is None]
+    trained = [trial for trial in trained if (trial.latency_ms or 0.0) <= most_latency_ms]
     if not trained:
         return None
     best = min(trial.score for trial in trained if trial.score is not None)
     able = [trial for trial in trained if trial.score is not None and trial.score <= best + (_WORTH_TEACHING - 1) * abs(best)]
-    recipe = Recipe.from_json(min(able, key=lambda trial: (trial.latency_ms or 0.0, trial.number)).recipe)
+    recipe = Recipe.from_json(min(able, key=lambda trial: (trial.parameters, trial.number)).recipe)
     if recipe.head == "discrete" and not _discrete(predictor):
         recipe = replace(recipe, head="squared")
     return replace(recipe, label_smoothing=0.0)  # the teacher's doubts are better than even ones

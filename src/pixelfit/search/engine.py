@@ -83,6 +83,7 @@ class LocalEngine:
         asked = time.monotonic()
         outputs = model.outputs(validation.store, validation.rows)
         predict_ms = 1000 * (time.monotonic() - asked) / len(validation)
+        model.module.cpu()
         model = replace(model, temperature=temperature_for(model.head, outputs, validation.targets))
         predictions = model.predictions(outputs)
         measured = metrics.measure(facts, validation.targets, predictions)

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from pixelfit.calibration import Calibrated
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import Costs
+from pixelfit.models.views import VIEWS
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
-from pixelfit.search import Limits, most_views_ms, time_after
+from pixelfit.search import Limits, after_s, most_views_ms
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
 from pixelfit.training.loop import Lesson, Start
 from pixelfit.training.pace import Pace
 from pixelfit.types import Facts, Splits, Trial
+
+DISTILLED = "distilled"
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,33 @@ class Finish:
 
     def distilled(self, trials: Sequence[Trial], teacher: Predictor) -> tuple[tuple[Trial, ...], Predictor]:
         """One small model that has learned the ensemble's predictions, and the trials with it as the last."""
-        recipe = student_recipe(tuple(trials), teacher)
+        recipe = student_recipe(tuple(trials), teacher, self.limits.latency_ms)
         if recipe is None or self.deadline.interrupted:
             self.progress.say("Nothing is distilled: no model was trained step by step, or the search was interrupted.")
             return tuple(trials), teacher
-        self.deadline.reserve(time_after(trials, self.splits, replace(self.limits, distill=False), self.deadline))
+        self._reserve_for_scoring(trials, teacher)
         lesson = Lesson(self.splits.train, self.splits.validation, self.facts)
         number = len(trials)
+        self.progress.start_trial(number, f"{recipe.family}, distilled")
+        lessons = teachings(teacher, recipe, self.splits.train, self.facts)
         plan = Plan(
             number,
-            "distilled",
+            DISTILLED,
             recipe,
             Pace(self.deadline.left(), most_epochs=3 * recipe.epochs, steps=self.limits.steps),
             seed=self.seed * 10_000 + number,
-            start=Start(targets=teachings(teacher, recipe, self.splits.train, self.facts)),
+            start=Start(targets=lessons),
         )
-        self.progress.start_trial(number, f"{recipe.family}, distilled")
         outcome = LocalEngine(lesson, self.deadline, self.progress).run(plan)
         self.folder.write_trial(outcome.trial, outcome.history, outcome.model, outcome.validation)
         best = rank(trials)[0]
         self.progress.end_trial(outcome.trial, best=best)
         known = (*trials, outcome.trial)
-        if outcome.model is None:
+        if outcome.model is None or outcome.trial.state != "complete":
+            self.progress.say("The distillation did not come to its end: the final model is its teacher, the ensemble.")
+            return known, teacher
+        if (outcome.trial.latency_ms or 0.0) > self.limits.latency_ms:
+            self.progress.say("The distilled model is slower than --max-latency allows: the final model is its teacher.")
             return known, teacher
         return known, replace(teacher, members=(Member(outcome.model, number, 1.0),))
 
@@ -68,6 +76,7 @@ class Finish:
         members = {member.trial for member in final.predictor.members}
         chosen = [trial for trial in trials if trial.number in members]
         worth, why = pays(trials, self.splits, self.facts, self.folder)
+        self._reserve_for_scoring(trials, final.predictor)
         needed = seconds_to_refit(chosen, self.splits)
         refitted: Predictor | None = None
         if worth and self.deadline.left() < needed:
@@ -77,5 +86,15 @@ class Finish:
             refitted = refit.all(final.predictor, trials)
             if refitted is None:
                 why += "; a refit ended early or came out worse, and was not kept"
-        self.folder.write_final({"refitted": refitted is not None, "why": why, "views": final.predictor.members[0].model.views})
+        distilled = any(trial.purpose == DISTILLED for trial in chosen)
+        views = final.predictor.members[0].model.views
+        self.folder.write_final({"distilled": distilled, "views": views, "refitted": refitted is not None, "why": why})
         return final if refitted is None else replace(final, predictor=refitted)
+
+    def _reserve_for_scoring(self, trials: Sequence[Trial], predictor: Predictor) -> None:
+        """Keep time for what is still to come now that the search is over: calibration, test scores, the report."""
+        members = {member.trial for member in predictor.members}
+        predict_ms = sum(trial.predict_ms or 0.0 for trial in trials if trial.number in members)
+        views = VIEWS[predictor.members[0].model.views]
+        pictures = len(self.splits.validation) + len(self.splits.test)
+        self.deadline.reserve(after_s(self.splits, self.facts) + views * predict_ms / 1000 * pictures)

@@ -1,4 +1,4 @@
-"""The portfolio: recipes that did well on other data sets, in the order in which they are worth trying."""
+"""The portfolio: known-good recipes, in the order in which they are worth trying."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _FILE = Path(__file__).with_name("portfolio.json")
 def portfolio() -> tuple[Mapping[str, Json], ...]:
     """Answers to the questions of a search space, one mapping a recipe; what a mapping does not answer stays as usual.
 
-    Found by ``benchmarks/portfolio``, which says how and on which data sets (MNIST's test set is not among them).
+    ``benchmarks/portfolio`` finds such a list; ``found_on`` in the file names the data sets (MNIST's test set is not among
+    them). As long as it names none, the list is one of the families' usual recipes, put together by hand.
     """
     return tuple(json.loads(_FILE.read_text(encoding="utf-8"))["recipes"])

@@ -38,17 +38,18 @@ def seconds_to_refit(trials: Sequence[Trial], splits: Splits) -> float:
 def pays(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFolder) -> tuple[bool, str]:
     """Whether more pictures make better models, and why one may think so.
 
-    A recipe was trained on fewer pictures, less by as many as a refit would add. If that cost more than one standard
-    error of the validation rows' losses, the pictures that a refit adds are worth having.
+    A recipe was trained on fewer pictures, less by as many as a refit would add. If that cost more than two standard
+    errors of the validation rows' losses, the pictures that a refit adds are worth having. (Two, since the recipe that
+    it is compared with was the luckiest of several on the same rows.)
     """
     fewer = next((trial for trial in trials if trial.purpose == FEWER and trial.score is not None), None)
     if fewer is None:
-        return False, "not tried: there was no time left for it"
+        return False, "whether more pictures would help was not tried, for which the finals must end before the time is up"
     twins = [
         t for t in trials if t.purpose != FEWER and t.recipe == fewer.recipe and t.steps == fewer.steps and t.score is not None
     ]
     if not twins:
-        return False, "not tried: the training to compare with ended early"
+        return False, "the training with fewer pictures ended early, and cannot be compared"
     targets = splits.validation.targets
     losses: list[Array] = [
         metrics.row_losses(facts, targets, folder.validation_predictions(trial)) for trial in (fewer, twins[0])
@@ -59,7 +60,7 @@ def pays(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFolde
         f"with {1 - share_without(splits):.0%} fewer pictures the recipe of trial {twins[0].number} lost "
         f"{loss.mean():.3g} ± {error:.2g} per validation picture"
     )
-    return bool(loss.mean() > error), what
+    return bool(loss.mean() > 2 * error), what
 
 
 @dataclass(frozen=True)
@@ -88,24 +89,32 @@ class Refit:
         return replace(predictor, members=tuple(members))
 
     def _one(self, member: Member, trial: Trial) -> Model | None:
+        if trial.best_at_step < trial.steps and not trial.averaged:
+            return None  # what was validated are the weights of an earlier check, which cannot be found without one
         train_set, validation = self.splits.train, self.splits.validation
         together = _together(train_set, validation)
         recipe, whole = Recipe.from_json(trial.recipe), len(together) / len(train_set)
+        recipe = recipe if trial.averaged else replace(recipe, averaging=0.0)
         if FAMILIES[recipe.family].fit is not None:
             pace = Pace(self.left())
         else:
             pace = Pace(self.left(), steps=max(1, round(trial.steps * whole)))
-        trained = train(
-            recipe,
-            Lesson(together, None, self.facts),
-            seed=trial.seed,
-            pace=pace,
-            monitor=_Bar(self.progress),
-            stopped=self.stopped,
-            start=Start(model=member.model),
-        )
-        if trained.state != "complete" or (pace.steps is not None and trained.steps < pace.steps):
+        try:
+            trained = train(
+                recipe,
+                Lesson(together, None, self.facts),
+                seed=trial.seed,
+                pace=pace,
+                monitor=_Bar(self.progress),
+                stopped=self.stopped,
+                start=Start(model=member.model),
+            )
+        except Exception as error:  # noqa: BLE001 - as at the trial boundary: the validated model is still there
+            self.progress.say(f"The refit of trial {trial.number} failed: {error}")
             return None
+        if trained.state != "complete" or trained.steps < (pace.steps or trial.steps):
+            return None
+        trained.model.module.cpu()
         model = replace(trained.model, views=member.model.views)
         before = metrics.row_losses(self.facts, validation.targets, member.model.predict(validation.store, validation.rows))
         after = metrics.row_losses(self.facts, validation.targets, model.predict(validation.store, validation.rows))

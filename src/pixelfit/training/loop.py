@@ -23,8 +23,8 @@ from pixelfit.training.pace import CHECKS, FEWEST_STEPS, REPLAN_EVERY_S, Check, 
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Array, Examples, Facts, Json, TrialState
 
-_MEASURED_STEPS = 8
 _WARM_STEPS = 3  # the first steps allocate memory and pick kernels, and would mislead
+MEASURING_STEPS = _WARM_STEPS + 8
 _VALIDATION_ROWS_IN_TRAINING = 2_000
 _CHUNK = 1_024  # pictures at a time for models that are fitted directly
 _COMPILED_FROM_S = 60.0  # on a GPU: a shorter training would not earn back the time that compiling its graph takes
@@ -58,12 +58,11 @@ class Lesson:
 class Start:
     """What a training begins with, other than a fresh model that learns its own targets.
 
-    ``model`` gives head, preparation and temperature, so that what was calibrated for them goes on holding; with
-    ``continued`` its weights too. ``targets`` are learned in place of the lesson's, encoded for the head.
+    ``model`` gives head, preparation and temperature, so that what was calibrated for them goes on holding. ``targets``
+    are learned in place of the lesson's, encoded for the head.
     """
 
     model: Model | None = None
-    continued: bool = False
     targets: torch.Tensor | None = None
 
 
@@ -130,10 +129,7 @@ def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
         head = make_head(recipe.head, lesson.train.targets, len(facts.classes or ()), facts.metric)
         return Model.new(recipe.family, recipe.architecture, facts.spec, Preparation.of(lesson.train), head)
     like = start.model
-    model = Model.new(recipe.family, recipe.architecture, like.spec, like.preparation, like.head, like.temperature)
-    if start.continued:
-        model.module.load_state_dict(like.module.state_dict())
-    return model
+    return Model.new(recipe.family, recipe.architecture, like.spec, like.preparation, like.head, like.temperature)
 
 
 def _fit_directly(
@@ -187,7 +183,8 @@ class _Training:
         begun = time.monotonic()
         steps_an_epoch = len(self.rows) / self.batch
         most = max(FEWEST_STEPS, round(pace.most_epochs * steps_an_epoch))
-        if self.device.type == "cuda" and pace.seconds >= _COMPILED_FROM_S:
+        if self.device.type == "cuda" and _COMPILED_FROM_S <= pace.seconds < float("inf"):
+            torch._dynamo.config.suppress_errors = True  # where the graph cannot be compiled, it runs as it is
             self.forward = torch.compile(self.model.module, mode="reduce-overhead")
         if pace.steps is not None:
             pulse = Pulse(total=pace.steps, most=pace.steps)
@@ -196,7 +193,7 @@ class _Training:
         else:
             pulse = Pulse(total=self._steps_that_fit(most, begun + pace.seconds), most=most)
         kept, averaged = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
-        self.model.module.cpu().eval()
+        self.model.module.eval()
         return Trained(
             model=self.model,
             state=pulse.state,
@@ -228,7 +225,7 @@ class _Training:
             if clock - replanned > REPLAN_EVERY_S:
                 replanned = clock
                 monitor.on_progress(pulse.step / pulse.total, f"step {pulse.step:,} of {pulse.total:,}")
-                pulse.replan(clock - begun, end - clock, check_s)
+                pulse.replan(clock - begun + pulse.step_s, end - clock, check_s)  # step_s: minus the checks so far
             leave = stopped()
             if pulse.step >= min(next_check, pulse.total) or leave:
                 mean_loss = float(loss_sum) / losses  # waits for the device, so the clock is read after it
@@ -325,7 +322,7 @@ class _Training:
         before = _copy(self.model)
         optimizer, batches, dice = self._fresh()
         seconds = []
-        for _ in range(_WARM_STEPS + _MEASURED_STEPS):
+        for _ in range(MEASURING_STEPS):
             started = time.monotonic()
             float(self._step(optimizer, next(batches), dice, 0.0))
             seconds.append(time.monotonic() - started)
