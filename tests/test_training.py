@@ -228,7 +228,7 @@ def test_a_training_can_take_over_what_another_model_was_calibrated_with() -> No
 def test_the_machine_is_measured_once_and_says_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {torch.float32: 2.0, torch.bfloat16: 1.0}
     monkeypatch.setattr(measuring, "_can_low", lambda device: True)
-    monkeypatch.setattr(measuring, "_seconds_a_step", lambda device, dtype: seconds[dtype])
+    monkeypatch.setattr(measuring, "_probe", lambda device: seconds.get)
     fast = measuring.machine.__wrapped__()
     assert (fast.low_precision, fast.speed_up) == (True, 2.0)
     seconds[torch.bfloat16] = 1.9

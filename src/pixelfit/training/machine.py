@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from torch import nn
 
 from pixelfit.types import Json
 
-_ROUNDS = 5
+_ROUNDS = 6  # the first two pick kernels and do not count
+_LAYERS = 3
 _LEAST_GAIN = 1.1  # bfloat16 rounds: below this speed-up it is not worth it
 _PROBE = (64, 32, 24)  # pictures, channels and pixels a side of the convolution that is timed
 
@@ -47,11 +50,14 @@ def machine() -> Machine:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # the shapes stay the same from step to step
-    full = _seconds_a_step(device, torch.float32)
-    low = _seconds_a_step(device, torch.bfloat16) if _can_low(device) else float("inf")
+    dtypes = (torch.float32, torch.bfloat16) if _can_low(device) else (torch.float32,)
+    step = _probe(device)
+    # In turns, so that a slow moment of the machine does not count against one of them.
+    seconds = [[step(dtype) for dtype in dtypes] for _ in range(_ROUNDS)]
+    full, low = (min(column) for column in zip(*seconds[2:], strict=True)) if len(dtypes) > 1 else (seconds[-1][0], math.inf)
     speed_up = full / low
     pictures, channels, side = _PROBE
-    flops = 6 * pictures * side**2 * 9 * channels**2 / min(full, low)  # two forward, four backward for each weight
+    flops = 6 * _LAYERS * pictures * side**2 * 9 * channels**2 / min(full, low)  # two forward, four backward for a weight
     return Machine(device.type, threads, speed_up >= _LEAST_GAIN, round(speed_up, 2), round(flops, -6))
 
 
@@ -70,21 +76,24 @@ def _can_low(device: torch.device) -> bool:
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _seconds_a_step(device: torch.device, dtype: torch.dtype) -> float:
-    """The fastest of some forward and backward passes; the first ones pick kernels and do not count."""
+def _probe(device: torch.device) -> Callable[[torch.dtype], float]:
+    """A function that gives the seconds of one forward and backward pass of a small net in the precision asked for."""
     pictures, channels, side = _PROBE
     with torch.random.fork_rng(devices=[]):
-        net = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
-        net = net.to(device)
+        layers = [
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+            for _ in range(_LAYERS)
+        ]
+        net = nn.Sequential(*layers).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         batch = torch.randn(pictures, channels, side, side).to(device).contiguous(memory_format=torch.channels_last)
-    batch.requires_grad_()
-    seconds = []
-    for _ in range(_ROUNDS):
+
+    def seconds(dtype: torch.dtype) -> float:
         started = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = net(batch).float().square().mean()
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[2:])
+        return time.perf_counter() - started
+
+    return seconds
