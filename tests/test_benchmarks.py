@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import angles, overhead, pixelfit_side, scaling, shared, tasks, vs_autokeras
+from benchmarks import angles, overhead, pixelfit_side, portfolio, scaling, shared, synthetic, tasks, vs_autokeras
 from benchmarks.bare import BareLoop, warp
 from benchmarks.time_to_quality import Target
 from pixelfit.automl import Run
 from pixelfit.models import FAMILIES
+from pixelfit.search.space import build_space
 from pixelfit.training.augment import augment
 from pixelfit.training.recipe import Augmentation
 
@@ -203,3 +204,46 @@ def test_a_quick_benchmark_runs_from_its_options_to_its_files(tmp_path: Path) ->
     raw = json.loads((tmp_path / "overhead.json").read_text())
     assert raw["runs"][0]["figures"]["import_loads_torch"] is False
     assert "`import pixelfit`" in (tmp_path / "overhead.md").read_text()
+
+
+def test_the_portfolio_takes_first_what_is_good_everywhere_and_then_what_is_missing() -> None:
+    regrets = {
+        "good everywhere": {"a": 0.2, "b": 0.2, "c": 0.2},
+        "best on a": {"a": 0.0, "b": 2.0, "c": 2.0},
+        "best on b and c": {"a": 2.0, "b": 0.0, "c": 0.05},
+        "never needed": {"a": 0.2, "b": 0.2, "c": 0.3},
+    }
+    chosen = portfolio.greedy(regrets, 4)
+    assert [name for name, _ in chosen] == ["good everywhere", "best on b and c", "best on a"]
+    assert [mean for _, mean in chosen] == pytest.approx([0.2, 0.25 / 3, 0.05 / 3])
+    assert len(portfolio.greedy(regrets, 2)) == 2
+
+
+def test_regrets_are_logarithms_of_ratios_to_the_best() -> None:
+    def record(recipe: str, score: float | None) -> dict:
+        return {"key": {"data": "d", "recipe": recipe}, "figures": {"score": score}}
+
+    regrets = portfolio.regrets_of([record("x", 0.2), record("y", 0.1), record("z", None)])
+    assert [regrets[name]["d"] for name in "xyz"] == pytest.approx([np.log(2), 0.0, np.log(10)])
+
+
+def test_candidates_are_the_same_each_time_and_fit_the_space() -> None:
+    first, again = portfolio.candidates(9), portfolio.candidates(9)
+    assert first == again
+    assert len({candidate.name for candidate in first}) == 9
+    lesson = pixelfit_side.prepared(*synthetic.shapes(60))
+    space = build_space(lesson.facts, lesson.train)
+    for candidate in first:
+        recipe, _ = space.known_good(candidate.answers)
+        assert recipe.family == candidate.answers["family"]
+
+
+@pytest.mark.parametrize("make", [synthetic.shapes, synthetic.blobs, synthetic.small_digits])
+def test_made_up_data_are_the_same_each_time(make) -> None:
+    pictures, targets, task = make(40)
+    again, targets_again, _ = make(40)
+    assert (pictures == again).all()
+    assert (targets == targets_again).all()
+    assert len(pictures) == len(targets) == 40
+    assert pictures.dtype == np.uint8
+    assert task in ("regression", "classification")
