@@ -15,7 +15,7 @@ from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import LocalEngine, Plan
-from pixelfit.search.gains import AVERAGING_EXPONENT, close_to_best, finding_gain, shortening_loss, time_exponent
+from pixelfit.search.gains import AVERAGING_EXPONENT, clearly_worse, finding_gain, shortening_loss, time_exponent
 from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, pays, seconds_to_refit, share_without
 from pixelfit.search.space import Space
@@ -33,6 +33,7 @@ _SURVIVES = 3  # one recipe in three of the first round is trained again, three 
 _MOST_FINALS = 6
 _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
 _LEAST_S = 1.0  # less time than this is not worth a trial
+_FIRST_STEPS = 300  # of the portfolio's first recipe: shorter trainings favour nets that learn fast and not far
 _LEAST_STEPS = 30  # a training that cannot take so many says nothing
 _MOST_LENGTHS = 6.0  # times the recipe's own epochs, at most
 _AFTER_S = 3.0  # choosing and drawing the report, measured at 2 s on 2 cores
@@ -77,7 +78,7 @@ class _Search:
     def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
         """What to try next, decided anew after each trial, until the trials or the time run out."""
         known = self._known_good()
-        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), 2 * _LEAST_STEPS * self.costs.step_s(known[0][0]))
+        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), _FIRST_STEPS * self.costs.step_s(known[0][0]))
         yield self._plan(self.space.baseline(), "baseline", self.slice_s, 1.0), None
         if self.limits.trials is not None:
             yield from self._counted(known)
@@ -120,11 +121,18 @@ class _Search:
             self.progress.say(f"{skipped} of the portfolio's recipes are too slow for a trial of {self.slice_s:.0f} s.")
 
     def _second_round(self) -> Iterator[tuple[Plan, Asked | None]]:
-        """The best of the first round once more, longer: successive halving (Jamieson & Talwalkar 2016)."""
+        """The best of the first round once more, longer: successive halving (Jamieson & Talwalkar 2016).
+
+        The portfolio's first recipe goes on in any case, since short trainings favour nets that learn fast and not far. On
+        3,400 digits a perceptron had validation RMSE 0.30 after 2 s and 0.29 after 6; the convolutional net had 1.03 after
+        28 steps, 0.28 after 5 s and 0.16 after 14.
+        """
         first = self._ranked("portfolio")
         if len(first) <= _SURVIVES:
             return
-        for trial in first[: max(2, round(len(first) / _SURVIVES))]:
+        favourite = min(first, key=lambda trial: trial.number)
+        best = first[: max(2, round(len(first) / _SURVIVES))]
+        for trial in [favourite, *(trial for trial in best if trial is not favourite)]:
             if self._done():
                 return
             yield self._plan(_recipe(trial), "second round", _SURVIVES * self.slice_s, _SURVIVES), None
@@ -144,18 +152,27 @@ class _Search:
             return
         if self._done():
             return
+        contenders = self._contenders(ranked)
         third = self.left() / 3
-        yield self._plan(_recipe(ranked[0]), FULL_LENGTH, third, _MOST_LENGTHS), None
+        yield self._plan(_recipe(contenders[0]), FULL_LENGTH, third, _MOST_LENGTHS), None
         if self._exponent(FULL_LENGTH) > AVERAGING_EXPONENT:
             if not self._done():
-                yield self._plan(_recipe(ranked[0]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+                yield self._plan(_recipe(contenders[0]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
             return
-        contenders = close_to_best([trial.score or 0.0 for trial in ranked])
         for place in range(1, _MOST_FINALS):
             if self.left() < third / 2 or self._done():
                 return
             seconds = self.left() / max(1, round(self.left() / third))
-            yield self._plan(_recipe(ranked[place % contenders]), FULL_LENGTH, seconds, _MOST_LENGTHS), None
+            yield self._plan(_recipe(contenders[place % len(contenders)]), FULL_LENGTH, seconds, _MOST_LENGTHS), None
+
+    def _contenders(self, ranked: Sequence[Trial]) -> list[Trial]:
+        """The trials that validation rows cannot tell from the best, in the order in which they were planned: the portfolio's."""
+        rows = [
+            metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
+            for trial in ranked
+        ]
+        close = [trial for trial, losses in zip(ranked, rows, strict=True) if not clearly_worse(losses, rows[0])]
+        return sorted(close, key=lambda trial: trial.number)
 
     def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
         """Whether a refit on all development pictures would pay, and if so the time kept for it.

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pixelfit.types import Array
+
 _LEAST_EXPONENT, _MOST_EXPONENT = 0.02, 1.0
 _USUAL_EXPONENT = 0.25  # measured on MNIST and rotated digits, between 3 and 24 epochs
 # The average of two nets of one recipe and 11 epochs each had 0.90 of one's RMSE on 10,000 held-out training digits of
 # MNIST, as if the score fell with time to the power of so much; one net of 23 epochs had 0.97 of it (two seeds).
 AVERAGING_EXPONENT = 0.15
-_CLOSE = 0.1  # of the best score
 _HOPED_FOR = 0.02  # counted once beside the measured gains, so that the first failures do not end the search
 
 
@@ -48,6 +49,7 @@ def shortening_loss(seconds: float, left: float, exponent: float) -> float:
     return float(((left - seconds) / left) ** -exponent - 1)
 
 
-def close_to_best(scores: Sequence[float]) -> int:
-    """How many of the scores, best first, are so close to the best that their recipes are worth averaging with it."""
-    return sum(score <= scores[0] + _CLOSE * abs(scores[0]) for score in scores)
+def clearly_worse(losses: Array, best: Array) -> bool:
+    """Whether losses, one a validation row, are above the best ones by more than one standard error of the differences."""
+    apart = losses - best
+    return bool(apart.mean() > apart.std() / math.sqrt(len(apart)))
