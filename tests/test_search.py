@@ -65,12 +65,17 @@ def test_what_chance_explains_is_not_clearly_worse() -> None:
     assert not clearly_worse(best + rng.normal(0.0, 1.0, 400) - 0.05, best)
 
 
-def test_operations_are_those_of_the_convolutions() -> None:
-    spec = PictureSpec(28, 28, 1)
-    architecture = {"width": 16, "stages": 3, "grid": 4, "dropout": 0.0}
-    layers = [(28, 1, 16), (28, 16, 16), (14, 16, 32), (14, 32, 32), (7, 32, 64), (7, 64, 64)]
-    by_hand = 2 * (sum(side**2 * 9 * into * out for side, into, out in layers) + 64 * 9)
-    assert _forward_operations("convnet", tuple(sorted(architecture.items())), spec) == by_hand
+@pytest.mark.parametrize(
+    ("stem", "layers"),  # a layer: pixels a side, kernel, channels in and out
+    [
+        ("pair", [(28, 3, 1, 16), (28, 3, 16, 16), (14, 3, 16, 32), (14, 3, 32, 32), (7, 3, 32, 64), (7, 3, 64, 64)]),
+        ("strided", [(14, 4, 1, 32), (14, 3, 32, 32), (14, 3, 32, 32), (7, 3, 32, 64), (7, 3, 64, 64)]),
+    ],
+)
+def test_operations_are_those_of_the_convolutions(stem: str, layers: list[tuple[int, int, int, int]]) -> None:
+    architecture = {"stem": stem, "width": 16, "stages": 3, "grid": 4, "dropout": 0.0}
+    by_hand = 2 * (sum(side**2 * kernel**2 * into * out for side, kernel, into, out in layers) + 64 * 9)
+    assert _forward_operations("convnet", tuple(sorted(architecture.items())), PictureSpec(28, 28, 1)) == by_hand
 
 
 def test_costs_follow_the_speed_that_was_measured() -> None:

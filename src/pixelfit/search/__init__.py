@@ -166,13 +166,17 @@ class _Search:
             yield self._plan(_recipe(contenders[place % len(contenders)]), FULL_LENGTH, seconds, _MOST_LENGTHS), None
 
     def _contenders(self, ranked: Sequence[Trial]) -> list[Trial]:
-        """The trials that validation rows cannot tell from the best, in the order in which they were planned: the portfolio's."""
+        """The trials that validation rows cannot tell from the best: those first that saw their pictures the fewest times.
+
+        They have the most to gain from a full length: after a short training the larger of two equally good nets has seen
+        fewer epochs, and goes further. Of equal length, the portfolio's order decides.
+        """
         rows = [
             metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
             for trial in ranked
         ]
         close = [trial for trial, losses in zip(ranked, rows, strict=True) if not clearly_worse(losses, rows[0])]
-        return sorted(close, key=lambda trial: trial.number)
+        return sorted(close, key=lambda trial: (trial.epochs, trial.number))
 
     def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
         """Whether a refit on all development pictures would pay, and if so the time kept for it.
