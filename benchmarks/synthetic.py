@@ -28,7 +28,7 @@ def data_sets(options: argparse.Namespace) -> dict[str, Callable[[], Made]]:
         return pictures[rows], labels[rows], task
 
     def turned(count: int) -> Made:
-        pictures = angles.digits_at_hand(options.data_dir, quick=quick)
+        pictures, _ = angles.labelled_digits(options.data_dir, quick=quick)
         rows = np.random.default_rng(2).permutation(len(pictures))[: size(count)]
         return (*angles.make(pictures[rows], seed=2), "regression")
 
