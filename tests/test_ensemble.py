@@ -8,7 +8,7 @@ import pytest
 from pixelfit import ensemble
 from pixelfit.ensemble import greedy_weights
 from pixelfit.metrics import rmse
-from pixelfit.types import FULL_LENGTH, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Trial
 
 
 def _models(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -54,7 +54,9 @@ def test_models_that_differ_in_their_seed_weigh_the_same() -> None:
         trial(4, "sampled", 16),
         trial(5, FULL_LENGTH, 16, "interrupted"),
         trial(6, FULL_LENGTH, 16, steps=200),
+        trial(7, SNAPSHOT, 16, steps=30),
+        trial(8, SNAPSHOT, 32, steps=30),
     ]
     numbers = [[each.number for each in team] for team in ensemble._teams(trials, 10.0)]
-    assert numbers == [[1, 3], [2], [4], [5], [6]]
-    assert [len(team) for team in ensemble._teams(trials, 1.5)] == [1] * 6
+    assert numbers == [[1, 3, 7], [2, 8], [4], [5], [6]]
+    assert [len(team) for team in ensemble._teams(trials, 1.5)] == [1] * 8

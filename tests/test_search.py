@@ -25,14 +25,16 @@ from pixelfit.models.model import Model
 from pixelfit.options import checked_options
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Silent
+from pixelfit.runs import RunFolder
 from pixelfit.search import finish as finishing
 from pixelfit.search import refit as refitting
 from pixelfit.search.cost import CostModel, _forward_operations
 from pixelfit.search.distill import student_recipe, teachings
-from pixelfit.search.gains import clearly_worse, finding_gain, shortening_loss, time_exponent
+from pixelfit.search.gains import clearly_worse, finding_gain, shortening_loss, snapshots_pay, time_exponent
 from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, Refit, pays, share_without
 from pixelfit.search.space import build_space
+from pixelfit.search.study import Study
 from pixelfit.training.loop import Lesson, Start, train
 from pixelfit.training.pace import Pace
 from pixelfit.types import PictureSpec
@@ -55,6 +57,13 @@ def test_finding_gains_fall_once_nothing_better_is_found() -> None:
 def test_shortening_costs_what_the_power_law_says() -> None:
     assert shortening_loss(10.0, 100.0, 0.3) == pytest.approx((100 / 90) ** 0.3 - 1)
     assert shortening_loss(100.0, 100.0, 0.3) == math.inf
+
+
+def test_a_snapshot_pays_if_it_gains_more_a_second_than_a_third_model_would() -> None:
+    # The second model took a tenth away in 90 s, so a third promises a thirtieth in 90 s.
+    assert snapshots_pay(1.0, 0.9, 0.88, fresh_s=90.0, snapshot_s=30.0)
+    assert not snapshots_pay(1.0, 0.9, 0.895, fresh_s=90.0, snapshot_s=30.0)
+    assert not snapshots_pay(1.0, 0.9, 0.92, fresh_s=90.0, snapshot_s=30.0)
 
 
 def test_what_chance_explains_is_not_clearly_worse() -> None:
@@ -135,6 +144,42 @@ def test_a_budgeted_search_goes_through_its_stages(tmp_path: Path, monkeypatch: 
     assert best.recipe in [trial.recipe for trial in second_round]
     assert run.wall_s < 20
     assert json.loads((run.folder.path / "final.json").read_text())["why"]
+
+
+@pytest.mark.parametrize(("error", "cycles"), [(-1.0, 3), (5.0, 1)])
+def test_snapshots_go_on_from_each_other_as_long_as_they_pay(tmp_path: Path, error: float, cycles: int) -> None:
+    facts, splits, predictor = _predictor("regression", steps=4)
+    space = build_space(facts, splits.train)
+    recipe, _ = space.known_good({"family": "mlp"})
+    folder = RunFolder.create(tmp_path / "run")
+    state = searching._Search(
+        space, Study(folder.study_file, space, seed=0), CostModel(facts.spec, 1e9), Deadline(1000.0), searching.Limits(), 0,
+        splits, facts, folder, Silent(), began=0.0,
+    )  # fmt: skip
+
+    def ended(number: int, purpose: str, seconds: float, error: float, continues: int | None = None) -> searching.Trial:
+        trial = searching.Trial(
+            number, "mlp", purpose, recipe.to_json(), "complete", 0, seconds, score=1.0, step_s=seconds, continues=continues
+        )
+        folder.write_trial(trial, [], predictor.members[0].model, splits.validation.targets + error)
+        state.trials.append(trial)
+        return trial
+
+    leader, fresh = (ended(number, "full length", 90.0, 1.0) for number in (0, 1))
+    plans = []
+    for plan, _ in state._snapshots(leader, fresh):
+        plans.append(plan)
+        if len(plans) == 3:
+            break
+        assert plan.continues is not None
+        ended(plan.number, plan.purpose, 1.0, error, plan.continues)
+    assert [plan.continues for plan in plans] == [0, 2, 3][:cycles]
+    for plan in plans:
+        assert plan.purpose == "snapshot"
+        assert plan.recipe == recipe
+        assert plan.pace.seconds == pytest.approx(30.0, rel=0.1)
+        assert plan.start is not None
+        assert plan.start.weights is not None
 
 
 def test_members_are_fast_enough_together() -> None:
@@ -219,8 +264,6 @@ def test_a_distillation_that_is_interrupted_keeps_its_teacher(tmp_path: Path, mo
 
 def _records(tmp_path: Path, fewer_is_worse: float):
     """A run folder's trials: one recipe on all pictures and on fewer, with errors that differ by so much."""
-    from pixelfit.runs import RunFolder
-
     facts, splits, predictor = _predictor("regression", steps=20, noise=0.5)
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp", "augment": 0.0})
     folder = RunFolder.create(tmp_path / "run")
@@ -273,6 +316,27 @@ def test_a_refit_learns_the_validation_pictures_and_keeps_the_calibration(tmp_pa
     validation = splits.validation
     before, after = (rmse(validation.targets, each.predict(validation.store, validation.rows)) for each in (model, new))
     assert after < before
+
+
+def test_a_snapshot_is_refitted_from_the_refitted_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[Start] = []
+
+    def recorded(*args: object, start: Start, **options: object) -> object:
+        starts.append(start)
+        return train(*args, start=start, **options)  # type: ignore[arg-type]
+
+    trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
+    trials = [trials[0], replace(trials[0], number=1, purpose="snapshot", continues=0)]
+    model = predictor.members[0].model
+    members = (Member(model, 1, 0.5), Member(model, 0, 0.5))
+    monkeypatch.setattr(refitting, "train", recorded)
+    refit = Refit(splits, facts, Silent(), lambda: False, lambda: math.inf)
+    again = refit.all(replace(predictor, members=members), trials)
+    assert again is not None
+    assert [member.trial for member in again.members] == [1, 0]
+    assert starts[0].weights is None
+    assert starts[1].weights is again.members[1].model
+    assert refit.all(replace(predictor, members=members[:1]), trials) is None  # without the trial whose weights it goes on from
 
 
 def test_what_an_earlier_check_had_is_not_refitted(tmp_path: Path) -> None:

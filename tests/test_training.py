@@ -225,6 +225,20 @@ def test_a_training_can_take_over_what_another_model_was_calibrated_with() -> No
     assert (second.temperature, second.head, second.preparation) == (0.6, first.head, first.preparation)
 
 
+def test_a_training_can_go_on_from_the_weights_of_another() -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
+    lesson = Lesson(splits.train, splits.validation, facts)
+    first = trained(recipe, facts, splits, pace=Pace(steps=60)).model
+    start = Start(weights=first)
+    still = replace(recipe, learning_rate=0.0, averaging=0.0)
+    second = train(still, lesson, seed=5, pace=Pace(steps=2), monitor=Unwatched(), stopped=lambda: False, start=start)
+    learned = dict(first.module.named_parameters())
+    assert all(torch.equal(weight, learned[name]) for name, weight in second.model.module.named_parameters())
+    fresh = train(still, lesson, seed=5, pace=Pace(steps=2), monitor=Unwatched(), stopped=lambda: False)
+    assert not all(torch.equal(weight, learned[name]) for name, weight in fresh.model.module.named_parameters())
+
+
 def test_the_machine_is_measured_once_and_says_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {torch.float32: 2.0, torch.bfloat16: 1.0}
     monkeypatch.setattr(measuring, "_can_low", lambda device: True)

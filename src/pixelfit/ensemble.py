@@ -16,7 +16,7 @@ from pixelfit.models.model import Model
 from pixelfit.models.views import VIEWS
 from pixelfit.predictor import Member, Predictor
 from pixelfit.runs import RunFolder, rank
-from pixelfit.types import FULL_LENGTH, Array, Examples, Facts, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Array, Examples, Facts, Trial
 
 MOST_MEMBERS = 4  # models, or teams of models that differ in their seed
 _CANDIDATES = 12
@@ -62,14 +62,14 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
 
 
 def _teams(trials: Sequence[Trial], most_latency_ms: float) -> list[list[Trial]]:
-    """Trials that differ in nothing but their seed together, the others alone; in the order of their best.
+    """Trials that differ in nothing but their seed, and their snapshots, together, the others alone; in the order of their best.
 
     Which seed scores best is luck, and weighting by it gives that luck away: with three nets of one recipe, weights chosen
     on 5,000 held-out training digits of MNIST had RMSE 0.2316 on 5,000 others, equal weights 0.2245 (30 random cuts).
     """
     teams: list[list[Trial]] = []
     for trial in trials:
-        team = next((team for team in teams if _differ_in_seed(team[0], trial)), None)
+        team = next((team for team in teams if _alike(team[0], trial)), None)
         if team is None or _latency_ms([*team, trial]) > most_latency_ms:
             teams.append([trial])
         else:
@@ -77,10 +77,13 @@ def _teams(trials: Sequence[Trial], most_latency_ms: float) -> list[list[Trial]]
     return teams
 
 
-def _differ_in_seed(one: Trial, other: Trial) -> bool:
-    """Whether two trials are of one recipe and about one length, and meant to be final."""
-    final = all(trial.state == "complete" and trial.purpose == FULL_LENGTH for trial in (one, other))
-    return final and one.recipe == other.recipe and abs(one.steps - other.steps) <= _ABOUT * max(one.steps, other.steps)
+def _alike(one: Trial, other: Trial) -> bool:
+    """Whether two trials are meant to be final, of one recipe, and of about one length or snapshots."""
+    if one.recipe != other.recipe or any(trial.state != "complete" for trial in (one, other)):
+        return False
+    purposes = {one.purpose, other.purpose}
+    as_long = abs(one.steps - other.steps) <= _ABOUT * max(one.steps, other.steps)
+    return purposes <= {FULL_LENGTH, SNAPSHOT} and (as_long or SNAPSHOT in purposes)
 
 
 def _latency_ms(trials: Sequence[Trial]) -> float:

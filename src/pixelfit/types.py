@@ -20,6 +20,7 @@ METRICS_OF: Mapping[Task, tuple[Metric, ...]] = {
     "classification": ("log_loss", "accuracy", "macro_f1"),
 }
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
+SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
 Json: TypeAlias = Any
 Label: TypeAlias = str | int | float | bool
 Array: TypeAlias = npt.NDArray[Any]
@@ -187,6 +188,7 @@ class Trial:
     replans: Sequence[tuple[int, int]] = ()
     error: str | None = None
     best_at_step: int = 0
+    continues: int | None = None  # the number of the trial from whose weights a snapshot went on
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by
             "number": trial["number"],
             "family": trial["family"],
             "head": trial["recipe"]["head"],
-            "how": trial["purpose"] + ("" if trial["state"] == "complete" else f", {trial['state']}"),
+            "how": _how(trial),
             "score": shown(ranked_by, trial["metrics"][ranked_by]),
             "extra_name": TITLES[extra],
             "extra": shown(extra, trial["metrics"][extra]),
@@ -199,6 +199,12 @@ def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by
         }
         for place, trial in enumerate(_ranked(trials), start=1)
     ]
+
+
+def _how(trial: Json) -> str:
+    """What a trial was for, and how it ended if not as it should."""
+    purpose = trial["purpose"] if trial.get("continues") is None else f"{trial['purpose']} of #{trial['continues']}"
+    return str(purpose) if trial["state"] == "complete" else f"{purpose}, {trial['state']}"
 
 
 def _confusion(scores: Json) -> Json:

@@ -6,31 +6,42 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.errors import SearchError
 from pixelfit.models import FAMILIES
+from pixelfit.models.model import Model
 from pixelfit.models.views import VIEWS
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import LocalEngine, Plan
-from pixelfit.search.gains import AVERAGING_EXPONENT, clearly_worse, finding_gain, shortening_loss, time_exponent
+from pixelfit.search.gains import (
+    AVERAGING_EXPONENT,
+    clearly_worse,
+    finding_gain,
+    shortening_loss,
+    snapshots_pay,
+    time_exponent,
+)
 from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, pays, seconds_to_refit, share_without
 from pixelfit.search.space import Space
 from pixelfit.search.study import Asked, Study
-from pixelfit.training.loop import Lesson
+from pixelfit.training.loop import Lesson, Start
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import FULL_LENGTH, Facts, Json, Splits, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
 _FIRST_ROUND_SHARE = 0.3  # of the time, at most
 _SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
 _MOST_FINALS = 6
+_SNAPSHOT_SHARE = 1 / 3  # of the time of the final whose weights it goes on from
 _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
 _LEAST_S = 1.0  # less time than this is not worth a trial
 _FIRST_STEPS = 300  # of the portfolio's first recipe: shorter trainings favour nets that learn fast and not far
@@ -159,11 +170,39 @@ class _Search:
             if not self._done():
                 yield self._plan(_recipe(contenders[0]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
             return
+        leader = self.trials[-1]
         for place in range(1, _MOST_FINALS):
             if self.left() < third / 2 or self._done():
                 return
-            seconds = self.left() / max(1, round(self.left() / third))
-            yield self._plan(_recipe(contenders[place % len(contenders)]), FULL_LENGTH, seconds, _MOST_LENGTHS), None
+            yield self._plan(_recipe(contenders[place % len(contenders)]), FULL_LENGTH, self._even(third), _MOST_LENGTHS), None
+            if place == 1:
+                yield from self._snapshots(leader, self.trials[-1])
+
+    def _snapshots(self, leader: Trial, fresh: Trial) -> Iterator[tuple[Plan, None]]:
+        """The leader's weights trained on, from the full learning rate down again, and so on as long as that pays.
+
+        Each such cycle leaves a model to average (Huang et al. 2017, arXiv:1704.00109). Trained on 20,000 digits of MNIST,
+        a snapshot of a third of the steps scored as its start did on 40,000 others; a net with three snapshots had RMSE
+        0.250, two nets from scratch in the same time 0.249. Which is better for the data at hand, one snapshot tells.
+        """
+        latest, seconds = leader, _SNAPSHOT_SHARE * leader.seconds
+        while leader.state == fresh.state == "complete" and self.left() > seconds and not self._done():
+            plan = self._plan(_recipe(leader), SNAPSHOT, self._even(seconds), _MOST_LENGTHS)
+            weights = Model.load(self.folder.trial_folder(latest.number))
+            yield replace(plan, continues=latest.number, start=Start(weights=weights)), None
+            latest = self.trials[-1]
+            if latest.state != "complete" or not self._another_pays(leader, fresh, latest):
+                return
+
+    def _another_pays(self, leader: Trial, fresh: Trial, snapshot: Trial) -> bool:
+        score, targets = metrics.ranking_metric(self.facts), self.splits.validation.targets
+        predictions = [self.folder.validation_predictions(trial) for trial in (leader, fresh, snapshot)]
+        one, two, three = (score(targets, np.mean(predictions[:count], axis=0)) for count in (1, 2, 3))
+        return snapshots_pay(one, two, three, fresh_s=fresh.seconds, snapshot_s=snapshot.seconds)
+
+    def _even(self, seconds: float) -> float:
+        """About so many seconds, such that trainings of this length use up the time that is left."""
+        return self.left() / max(1, round(self.left() / seconds))
 
     def _contenders(self, ranked: Sequence[Trial]) -> list[Trial]:
         """The trials that validation rows cannot tell from the best: those first that saw their pictures the fewest times.
@@ -183,7 +222,7 @@ class _Search:
 
         There is time left only where the finals took all their epochs: as a rule, with few pictures.
         """
-        finals = self._ranked(FULL_LENGTH)[:_MOST_FINALS]
+        finals = self._ranked(FULL_LENGTH, SNAPSHOT)[:_MOST_FINALS]
         twins = self._ranked("second round", "portfolio", "sampled") or finals
         needed = seconds_to_refit(finals, self.splits)
         if not finals or self.limits.distill or self.left() < needed + twins[0].seconds:
@@ -257,7 +296,8 @@ class _Search:
         for longer in self._ranked(*purposes):
             twins = [
                 trial for trial in self.trials
-                if trial.recipe == longer.recipe and trial.score is not None and 0 < trial.step_s < longer.step_s / 1.5
+                if trial.recipe == longer.recipe and trial.score is not None and trial.purpose != SNAPSHOT
+                and 0 < trial.step_s < longer.step_s / 1.5
             ]  # fmt: skip
             if twins and longer.score is not None:
                 shorter = max(twins, key=lambda trial: trial.step_s)
@@ -333,7 +373,7 @@ def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Li
     Predictions of the final members, at several views if they are quick enough; metrics and the report; a student's
     training if one is wanted.
     """
-    finals = [trial for trial in trials if trial.purpose == FULL_LENGTH and trial.score is not None]
+    finals = [trial for trial in trials if trial.purpose in (FULL_LENGTH, SNAPSHOT) and trial.score is not None]
     likely = finals or rank(trials)[:1]
     # One member more than there are yet, since the training under way will be one.
     predict_ms = sum(trial.predict_ms or 0.0 for trial in likely) * (1 + 1 / len(likely))

@@ -35,6 +35,7 @@ class Plan:
     is_losing: Callable[[int, float], bool] | None = None  # None: it runs to its end
     start: Start | None = None
     share: float = 1.0  # of the training pictures, drawn at random
+    continues: int | None = None  # the trial from whose weights it goes on, if any
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class LocalEngine:
             latency_ms=latency_ms(model, validation),
             replans=trained.replans,
             best_at_step=trained.best_at_step,
+            continues=plan.continues,
         )
         return Outcome(trial, history_to_json(trained), model, predictions)
 

@@ -49,6 +49,20 @@ def shortening_loss(seconds: float, left: float, exponent: float) -> float:
     return float(((left - seconds) / left) ** -exponent - 1)
 
 
+def snapshots_pay(one: float, two: float, three: float, *, fresh_s: float, snapshot_s: float) -> bool:
+    """Whether another snapshot of a model promises more a second than another model from scratch.
+
+    Averaging n models leaves one n-th of what they err apart from each other, so that a third model from scratch takes away
+    a third of what the second did.
+
+    Args:
+        one: the score of one model.
+        two: of its average with another, trained from scratch in ``fresh_s`` seconds.
+        three: of both averaged with a snapshot, which took ``snapshot_s``.
+    """
+    return (two - three) / snapshot_s > (one - two) / 3 / fresh_s
+
+
 def clearly_worse(losses: Array, best: Array) -> bool:
     """Whether losses, one a validation row, are above the best ones by more than one standard error of the differences."""
     apart = losses - best

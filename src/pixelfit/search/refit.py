@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from pixelfit.runs import RunFolder
 from pixelfit.training.loop import Lesson, Start, train
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Examples, Facts, Splits, Trial
+from pixelfit.types import SNAPSHOT, Array, Examples, Facts, Splits, Trial
 
 FEWER = "fewer pictures"
 _SLOWER = 1.3  # a refit may take so much longer than the training it repeats
@@ -45,9 +45,8 @@ def pays(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFolde
     fewer = next((trial for trial in trials if trial.purpose == FEWER and trial.score is not None), None)
     if fewer is None:
         return False, "whether more pictures would help was not tried, for which the finals must end before the time is up"
-    twins = [
-        t for t in trials if t.purpose != FEWER and t.recipe == fewer.recipe and t.steps == fewer.steps and t.score is not None
-    ]
+    equal = [trial for trial in trials if (trial.recipe, trial.steps) == (fewer.recipe, fewer.steps) and trial.score is not None]
+    twins = [trial for trial in equal if trial.purpose not in (FEWER, SNAPSHOT)]
     if not twins:
         return False, "the training with fewer pictures ended early, and cannot be compared"
     targets = splits.validation.targets
@@ -79,18 +78,21 @@ class Refit:
         Weights, temperatures and calibration stay those that held-out pictures gave.
         """
         by_number = {trial.number: trial for trial in trials}
-        members = []
-        for place, member in enumerate(predictor.members, start=1):
+        refitted: dict[int, Model] = {}
+        # A snapshot has a higher number than the trial whose weights it goes on from.
+        for place, member in enumerate(sorted(predictor.members, key=lambda each: each.trial), start=1):
             self.progress.say(f"Refit {place} of {len(predictor.members)} on all development pictures: trial {member.trial}")
-            model = self._one(member, by_number[member.trial])
+            model = self._one(member, by_number[member.trial], refitted)
             if model is None:
                 return None
-            members.append(replace(member, model=model))
-        return replace(predictor, members=tuple(members))
+            refitted[member.trial] = model
+        return replace(predictor, members=tuple(replace(member, model=refitted[member.trial]) for member in predictor.members))
 
-    def _one(self, member: Member, trial: Trial) -> Model | None:
+    def _one(self, member: Member, trial: Trial, refitted: Mapping[int, Model]) -> Model | None:
         if trial.best_at_step < trial.steps and not trial.averaged:
             return None  # what was validated are the weights of an earlier check, which cannot be found without one
+        if trial.continues is not None and trial.continues not in refitted:
+            return None  # the weights that it goes on from have seen no validation pictures
         train_set, validation = self.splits.train, self.splits.validation
         together = _together(train_set, validation)
         recipe, whole = Recipe.from_json(trial.recipe), len(together) / len(train_set)
@@ -107,7 +109,7 @@ class Refit:
                 pace=pace,
                 monitor=_Bar(self.progress),
                 stopped=self.stopped,
-                start=Start(model=member.model),
+                start=Start(model=member.model, weights=refitted[trial.continues] if trial.continues is not None else None),
             )
         except Exception as error:  # noqa: BLE001 - as at the trial boundary: the validated model is still there
             self.progress.say(f"The refit of trial {trial.number} failed: {error}")

@@ -58,11 +58,12 @@ class Lesson:
 class Start:
     """What a training begins with, other than a fresh model that learns its own targets.
 
-    ``model`` gives head, preparation and temperature, so that what was calibrated for them goes on holding. ``targets``
-    are learned in place of the lesson's, encoded for the head.
+    ``model`` gives head, preparation and temperature, so that what was calibrated for them goes on holding. ``weights``
+    are those of a model to go on from. ``targets`` are learned in place of the lesson's, encoded for the head.
     """
 
     model: Model | None = None
+    weights: Model | None = None
     targets: torch.Tensor | None = None
 
 
@@ -127,9 +128,13 @@ def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
     facts = lesson.facts
     if start.model is None:
         head = make_head(recipe.head, lesson.train.targets, len(facts.classes or ()), facts.metric)
-        return Model.new(recipe.family, recipe.architecture, facts.spec, Preparation.of(lesson.train), head)
-    like = start.model
-    return Model.new(recipe.family, recipe.architecture, like.spec, like.preparation, like.head, like.temperature)
+        model = Model.new(recipe.family, recipe.architecture, facts.spec, Preparation.of(lesson.train), head)
+    else:
+        like = start.model
+        model = Model.new(recipe.family, recipe.architecture, like.spec, like.preparation, like.head, like.temperature)
+    if start.weights is not None:
+        model.module.load_state_dict(start.weights.module.state_dict())
+    return model
 
 
 def _fit_directly(
