@@ -28,6 +28,7 @@ from pixelfit.progress import Silent
 from pixelfit.runs import RunFolder
 from pixelfit.search import finish as finishing
 from pixelfit.search import refit as refitting
+from pixelfit.search import stages
 from pixelfit.search.cost import CostModel, _forward_operations
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.gains import clearly_worse, finding_gain, shortening_loss, snapshots_pay, time_exponent
@@ -127,9 +128,9 @@ def test_answers_that_the_space_does_not_allow_become_the_usual_ones() -> None:
 
 
 def test_a_budgeted_search_goes_through_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching, "_LEAST_SLICE_S", 0.3)
-    monkeypatch.setattr(searching, "_LEAST_STEPS", 2)
-    monkeypatch.setattr(searching, "_FIRST_STEPS", 4)
+    monkeypatch.setattr(stages, "_LEAST_SLICE_S", 0.3)
+    monkeypatch.setattr(stages, "_LEAST_STEPS", 2)
+    monkeypatch.setattr(stages, "_FIRST_STEPS", 4)
     pictures, columns = bars(150)
     run = fit((pictures, columns), checked_options(task="regression", budget="14s", out=tmp_path / "run"), progress=Silent())
     purposes = [trial.purpose for trial in run.trials]
@@ -152,7 +153,7 @@ def test_snapshots_go_on_from_each_other_as_long_as_they_pay(tmp_path: Path, err
     space = build_space(facts, splits.train)
     recipe, _ = space.known_good({"family": "mlp"})
     folder = RunFolder.create(tmp_path / "run")
-    state = searching._Search(
+    state = stages.Stages(
         space, Study(folder.study_file, space, seed=0), CostModel(facts.spec, 1e9), Deadline(1000.0), searching.Limits(), 0,
         splits, facts, folder, Silent(), began=0.0,
     )  # fmt: skip
@@ -398,7 +399,7 @@ def test_what_cannot_finish_is_not_started(tmp_path: Path, monkeypatch: pytest.M
             said.append(text)
 
     monkeypatch.setattr(CostModel, "step_s", lambda self, recipe: 1e6)
-    monkeypatch.setattr(searching, "_TRIES", 1)
+    monkeypatch.setattr(stages, "_TRIES", 1)
     pictures, columns = bars(60)
     run = fit((pictures, columns), checked_options(task="regression", budget="9s", out=tmp_path / "run"), progress=Listening())
     assert all(FAMILIES[trial.family].fit is not None for trial in run.trials)

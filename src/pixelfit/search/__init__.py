@@ -3,317 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from collections.abc import Sequence
 
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.errors import SearchError
-from pixelfit.models import FAMILIES
-from pixelfit.models.model import Model
 from pixelfit.models.views import VIEWS
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
-from pixelfit.search.engine import LocalEngine, Plan
-from pixelfit.search.gains import (
-    AVERAGING_EXPONENT,
-    clearly_worse,
-    finding_gain,
-    shortening_loss,
-    snapshots_pay,
-    time_exponent,
-)
-from pixelfit.search.portfolio import portfolio
-from pixelfit.search.refit import FEWER, pays, seconds_to_refit, share_without
+from pixelfit.search.engine import LocalEngine
 from pixelfit.search.space import Space
-from pixelfit.search.study import Asked, Study
-from pixelfit.training.loop import Lesson, Start
+from pixelfit.search.stages import Limits, Stages
+from pixelfit.search.study import Study
+from pixelfit.training.loop import Lesson
 from pixelfit.training.machine import machine
-from pixelfit.training.pace import Pace
-from pixelfit.training.recipe import Recipe
-from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Json, Splits, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Splits, Trial
 
-_SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
-_LEAST_SLICE_S = 2.0
-_FIRST_ROUND_SHARE = 0.3  # of the time, at most
-_SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
-_MOST_FINALS = 6
-_SNAPSHOT_SHARE = 1 / 3  # of the time of the final whose weights it goes on from
-_MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
-_LEAST_S = 1.0  # less time than this is not worth a trial
-_FIRST_STEPS = 300  # of the portfolio's first recipe: shorter trainings favour nets that learn fast and not far
-_LEAST_STEPS = 30  # a training that cannot take so many says nothing
-_MOST_LENGTHS = 6.0  # times the recipe's own epochs, at most
+__all__ = ["Limits", "after_s", "most_views_ms", "search", "time_after"]
+
 _AFTER_S = 3.0  # choosing and drawing the report, measured at 2 s on 2 cores
 _RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metrics
 _VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
-_TRIES = 8  # recipes that the sampler may propose until one is fast enough
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What bounds a search besides the clock.
-
-    The number of trials; the steps that each takes, if fixed; the milliseconds that the model may take for one picture;
-    whether time is kept to distil the ensemble afterwards.
-    """
-
-    trials: int | None = None
-    steps: int | None = None
-    latency_ms: float = math.inf
-    distill: bool = False
-
-
-@dataclass
-class _Search:
-    space: Space
-    study: Study
-    costs: CostModel
-    deadline: Deadline
-    limits: Limits
-    seed: int
-    splits: Splits
-    facts: Facts
-    folder: RunFolder
-    progress: Progress
-    began: float
-    slice_s: float = _LEAST_SLICE_S
-    refit_s: float = 0.0  # kept for training the final members again
-    futile: bool = False  # whether the sampler proposes nothing that is fast enough
-    trials: list[Trial] = field(default_factory=list)
-
-    def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
-        """What to try next, decided anew after each trial, until the trials or the time run out."""
-        known = self._known_good()
-        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), _FIRST_STEPS * self.costs.step_s(known[0][0]))
-        yield self._plan(self.space.baseline(), "baseline", self.slice_s, 1.0), None
-        if self.limits.trials is not None:
-            yield from self._counted(known)
-            return
-        yield from self._first_round(known)
-        yield from self._second_round()
-        while not self._done() and self._finding_pays():
-            yield from self._sampled()
-        self.futile = False  # the finals are known to be fast enough
-        yield from self._finals(known)
-        yield from self._worth_of_more_pictures()
-        while not self._done():
-            yield from self._sampled()
-            if self._latest_leads() and not self._done():
-                yield self._plan(_recipe(self.trials[-1]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
-
-    def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
-        """A known number of trials: the portfolio, then sampled recipes, each with an even share of the time."""
-        for recipe, answers in known:
-            if self._done():
-                return
-            yield self._plan(recipe, "portfolio", 0.0, 1.0), self.study.ask(answers)
-        while not self._done():
-            yield from self._sampled()
-
-    def _first_round(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
-        """A short training of each recipe of the portfolio, as far as the time goes."""
-        room = int(_FIRST_ROUND_SHARE * self._whole() / self.slice_s)
-        if room < 2:
-            return  # there is time for one training only: the best bet, at full length
-        skipped = 0
-        for recipe, answers in known[:room]:
-            if self._done():
-                return
-            if self._affordable(recipe, self.slice_s):
-                yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
-            else:
-                skipped += 1
-        if skipped:
-            self.progress.say(f"{skipped} of the portfolio's recipes are too slow for a trial of {self.slice_s:.0f} s.")
-
-    def _second_round(self) -> Iterator[tuple[Plan, Asked | None]]:
-        """The best of the first round once more, longer: successive halving (Jamieson & Talwalkar 2016).
-
-        The portfolio's first recipe goes on in any case, since short trainings favour nets that learn fast and not far. On
-        3,400 digits a perceptron had validation RMSE 0.30 after 2 s and 0.29 after 6; the convolutional net had 1.03 after
-        28 steps, 0.28 after 5 s and 0.16 after 14.
-        """
-        first = self._ranked("portfolio")
-        if len(first) <= _SURVIVES:
-            return
-        favourite = min(first, key=lambda trial: trial.number)
-        best = first[: max(2, round(len(first) / _SURVIVES))]
-        for trial in [favourite, *(trial for trial in best if trial is not favourite)]:
-            if self._done():
-                return
-            yield self._plan(_recipe(trial), "second round", _SURVIVES * self.slice_s, _SURVIVES), None
-
-    def _finals(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
-        """The best recipe for a third of the time; then it alone for the rest, or several models to average.
-
-        What decides is how fast its score still falls with time: averaging models of equal length is worth a known
-        exponent, and a longer training has to promise more.
-        """
-        ranked = self._ranked("second round", "sampled") if self._ranked("second round") else self._ranked("portfolio", "sampled")
-        if not ranked:
-            slow = [_recipe(trial) for trial in self.trials if (trial.latency_ms or 0.0) > self.limits.latency_ms]
-            affordable = [recipe for recipe, _ in known if recipe not in slow and self._affordable(recipe, self.left())]
-            if affordable and not self._done():
-                yield self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
-            return
-        if self._done():
-            return
-        contenders = self._contenders(ranked)
-        third = self.left() / 3
-        yield self._plan(_recipe(contenders[0]), FULL_LENGTH, third, _MOST_LENGTHS), None
-        if self._exponent(FULL_LENGTH) > AVERAGING_EXPONENT:
-            if not self._done():
-                yield self._plan(_recipe(contenders[0]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
-            return
-        leader = self.trials[-1]
-        for place in range(1, _MOST_FINALS):
-            if self.left() < third / 2 or self._done():
-                return
-            yield self._plan(_recipe(contenders[place % len(contenders)]), FULL_LENGTH, self._even(third), _MOST_LENGTHS), None
-            if place == 1:
-                yield from self._snapshots(leader, self.trials[-1])
-
-    def _snapshots(self, leader: Trial, fresh: Trial) -> Iterator[tuple[Plan, None]]:
-        """The leader's weights trained on, from the full learning rate down again, and so on as long as that pays.
-
-        Each such cycle leaves a model to average (Huang et al. 2017, arXiv:1704.00109). Trained on 20,000 digits of MNIST,
-        a snapshot of a third of the steps scored as its start did on 40,000 others; a net with three snapshots had RMSE
-        0.250, two nets from scratch in the same time 0.249. Which is better for the data at hand, one snapshot tells.
-        """
-        latest, seconds = leader, _SNAPSHOT_SHARE * leader.seconds
-        while leader.state == fresh.state == "complete" and self.left() > seconds and not self._done():
-            plan = self._plan(_recipe(leader), SNAPSHOT, self._even(seconds), _MOST_LENGTHS)
-            weights = Model.load(self.folder.trial_folder(latest.number))
-            yield replace(plan, continues=latest.number, start=Start(weights=weights)), None
-            latest = self.trials[-1]
-            if latest.state != "complete" or not self._another_pays(leader, fresh, latest):
-                return
-
-    def _another_pays(self, leader: Trial, fresh: Trial, snapshot: Trial) -> bool:
-        score, targets = metrics.ranking_metric(self.facts), self.splits.validation.targets
-        predictions = [self.folder.validation_predictions(trial) for trial in (leader, fresh, snapshot)]
-        one, two, three = (score(targets, np.mean(predictions[:count], axis=0)) for count in (1, 2, 3))
-        return snapshots_pay(one, two, three, fresh_s=fresh.seconds, snapshot_s=snapshot.seconds)
-
-    def _even(self, seconds: float) -> float:
-        """About so many seconds, such that trainings of this length use up the time that is left."""
-        return self.left() / max(1, round(self.left() / seconds))
-
-    def _contenders(self, ranked: Sequence[Trial]) -> list[Trial]:
-        """The trials that validation rows cannot tell from the best: those first that saw their pictures the fewest times.
-
-        They have the most to gain from a full length: after a short training the larger of two equally good nets has seen
-        fewer epochs, and goes further. Of equal length, the portfolio's order decides.
-        """
-        rows = [
-            metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
-            for trial in ranked
-        ]
-        close = [trial for trial, losses in zip(ranked, rows, strict=True) if not clearly_worse(losses, rows[0])]
-        return sorted(close, key=lambda trial: (trial.epochs, trial.number))
-
-    def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
-        """Whether a refit on all development pictures would pay, and if so the time kept for it.
-
-        There is time left only where the finals took all their epochs: as a rule, with few pictures.
-        """
-        finals = self._ranked(FULL_LENGTH, SNAPSHOT)[:_MOST_FINALS]
-        twins = self._ranked("second round", "portfolio", "sampled") or finals
-        needed = seconds_to_refit(finals, self.splits)
-        if not finals or self.limits.distill or self.left() < needed + twins[0].seconds:
-            return
-        plan = self._plan(_recipe(twins[0]), FEWER, self.left(), 1.0)
-        pace = replace(plan.pace, steps=twins[0].steps)
-        yield replace(plan, pace=pace, seed=twins[0].seed, share=share_without(self.splits)), None
-        if pays(self.trials, self.splits, self.facts, self.folder)[0]:
-            self.refit_s = needed
-
-    def _sampled(self) -> Iterator[tuple[Plan, Asked]]:
-        """A recipe that the sampler chooses, stopped early when it is losing."""
-        for _ in range(_TRIES):
-            asked = self.study.ask()
-            if self._affordable(asked.recipe, self.slice_s):
-                plan = self._plan(asked.recipe, "sampled", self.slice_s, 1.0)
-                yield replace(plan, is_losing=asked.is_losing), asked
-                return
-            self.study.tell(asked, None, pruned=False)
-        self.progress.say("No further recipes: those that the sampler proposes are too slow for the time that is left.")
-        self.futile = True
-
-    def _known_good(self) -> list[tuple[Recipe, Mapping[str, Json]]]:
-        """The portfolio's recipes for these data, each once."""
-        recipes: list[tuple[Recipe, Mapping[str, Json]]] = []
-        for wanted in portfolio():
-            recipe, answers = self.space.known_good(wanted)
-            if all(recipe != other for other, _ in recipes):
-                recipes.append((recipe, answers))
-        return recipes
-
-    def _plan(self, recipe: Recipe, purpose: str, seconds: float, lengths: float) -> Plan:
-        number = len(self.trials)
-        if self.limits.trials is None:
-            pace = Pace(min(seconds, self.left()), most_epochs=recipe.epochs * lengths, steps=self.limits.steps)
-        else:
-            seconds = self.left() / (self.limits.trials - number)  # an even share, which a known number allows
-            pace = Pace(seconds, most_epochs=recipe.epochs, steps=self.limits.steps)
-        return Plan(number, purpose, recipe, pace, seed=self.seed * 10_000 + number)
-
-    def _done(self) -> bool:
-        if self.limits.trials is not None and len(self.trials) >= self.limits.trials:
-            return True
-        # The first trial is the baseline, which takes no time: without it there would be nothing to give.
-        return bool(self.trials) and (self.futile or self.left() < _LEAST_S)
-
-    def left(self) -> float:
-        """Seconds left for trials."""
-        return max(0.0, self.deadline.left() - self.refit_s)
-
-    def _whole(self) -> float:
-        """Seconds for the whole search, past and to come."""
-        return self.left() + self.deadline.elapsed() - self.began
-
-    def _affordable(self, recipe: Recipe, seconds: float) -> bool:
-        if self.limits.trials is not None:
-            return True  # nothing depends on the clock there
-        return self.costs.least_s(recipe, _LEAST_STEPS, len(self.splits.validation)) <= min(seconds, self.left())
-
-    def _finding_pays(self) -> bool:
-        """Whether one more sampled recipe promises more than its time would give the final training."""
-        tried = [trial.score for trial in self.trials if trial.purpose in ("portfolio", "sampled") and trial.score is not None]
-        spent = self.deadline.elapsed() - self.began
-        if len(tried) < 2 or spent + self.slice_s > _MOST_FINDING * self._whole():
-            return False
-        return finding_gain(tried) > shortening_loss(self.slice_s, self.left(), self._exponent("second round"))
-
-    def _exponent(self, *purposes: str) -> float:
-        """How fast these data's scores fall with training time, from recipes trained again for these purposes, and longer."""
-        pairs = []
-        for longer in self._ranked(*purposes):
-            twins = [
-                trial for trial in self.trials
-                if trial.recipe == longer.recipe and trial.score is not None and trial.purpose != SNAPSHOT
-                and 0 < trial.step_s < longer.step_s / 1.5
-            ]  # fmt: skip
-            if twins and longer.score is not None:
-                shorter = max(twins, key=lambda trial: trial.step_s)
-                pairs.append((longer.step_s / shorter.step_s, shorter.score or 0.0, longer.score))
-        return time_exponent(pairs)
-
-    def _ranked(self, *purposes: str) -> list[Trial]:
-        """The trials of these purposes that more time could improve, the best first."""
-        chosen = [trial for trial in self.trials if trial.purpose in purposes and trial.state == "complete"]
-        chosen = [trial for trial in chosen if (trial.latency_ms or 0.0) <= self.limits.latency_ms]
-        return [trial for trial in rank(chosen) if trial.score is not None and FAMILIES[trial.family].fit is None]
-
-    def _latest_leads(self) -> bool:
-        """Whether the latest trial is better than all others of its length."""
-        latest = self.trials[-1]
-        return latest.state == "complete" and self._ranked("portfolio", "sampled")[:1] == [latest]
 
 
 def search(
@@ -336,13 +48,13 @@ def search(
     study = Study(folder.study_file, space, seed=seed)
     lesson = Lesson(splits.train, splits.validation, facts)
     costs = CostModel(facts.spec, machine().flops)
-    state = _Search(space, study, costs, deadline, limits, seed, splits, facts, folder, progress, began=deadline.elapsed())
+    stages = Stages(space, study, costs, deadline, limits, seed, splits, facts, folder, progress, began=deadline.elapsed())
     engine = LocalEngine(lesson, deadline, progress)
-    for plan, asked in state.plans():
+    for plan, asked in stages.plans():
         progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
         outcome = engine.run(plan)
         trial = outcome.trial
-        state.trials.append(trial)
+        stages.trials.append(trial)
         costs.learn(plan.recipe, trial)
         if trial.number == 0 and (trial.latency_ms or 0.0) > limits.latency_ms:
             raise SearchError(
@@ -351,15 +63,11 @@ def search(
         if asked is not None:
             study.tell(asked, trial.score, pruned=trial.state == "pruned")
         folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
-        folder.write_leaderboard(state.trials, facts.metric, {})
-        best = rank(state.trials)[0]
-        deadline.reserve(time_after(state.trials, splits, facts, limits, deadline))
+        folder.write_leaderboard(stages.trials, facts.metric, {})
+        best = rank(stages.trials)[0]
+        deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
         progress.end_trial(trial, best=best if best.score is not None else None)
-    return tuple(state.trials)
-
-
-def _recipe(trial: Trial) -> Recipe:
-    return Recipe.from_json(trial.recipe)
+    return tuple(stages.trials)
 
 
 def after_s(splits: Splits, facts: Facts) -> float:
