@@ -213,18 +213,30 @@ def test_the_portfolio_takes_first_what_is_good_everywhere_and_then_what_is_miss
         "best on b and c": {"a": 2.0, "b": 0.0, "c": 0.05},
         "never needed": {"a": 0.2, "b": 0.2, "c": 0.3},
     }
-    chosen = portfolio.greedy(regrets, 4)
+    chosen = portfolio.greedy(regrets, 4, least_gain=0.01)
     assert [name for name, _ in chosen] == ["good everywhere", "best on b and c", "best on a"]
     assert [mean for _, mean in chosen] == pytest.approx([0.2, 0.25 / 3, 0.05 / 3])
-    assert len(portfolio.greedy(regrets, 2)) == 2
+    assert len(portfolio.greedy(regrets, 2, least_gain=0.01)) == 2
 
 
 def test_regrets_are_logarithms_of_ratios_to_the_best() -> None:
     def record(recipe: str, score: float | None) -> dict:
-        return {"key": {"data": "d", "recipe": recipe}, "figures": {"score": score}}
+        return {"key": {"data": "d", "recipe": recipe, "work_s": 8.0}, "figures": {"score": score}}
 
-    regrets = portfolio.regrets_of([record("x", 0.2), record("y", 0.1), record("z", None)])
-    assert [regrets[name]["d"] for name in "xyz"] == pytest.approx([np.log(2), 0.0, np.log(10)])
+    regrets = portfolio.regrets_of([record("w", 90.0), record("x", 0.2), record("y", 0.1), record("z", None)])
+    assert [regrets[name]["d, 8 s"] for name in "wxyz"] == pytest.approx([np.log(10), np.log(2), 0.0, np.log(10)])
+
+
+def test_a_portfolio_has_a_recipe_of_every_family() -> None:
+    found = [{"family": "resnet", "resnet.width": 24}, {"family": "convnet"}]
+    assert portfolio.with_every_family(found) == [*found, {"family": "mlp"}, {"family": "linear"}, {"family": "trees"}]
+
+
+def test_a_changed_recipe_differs_in_three_answers() -> None:
+    changed = [candidate for candidate in portfolio.candidates(12) if candidate.name.startswith("convnet-strided-")]
+    assert len(changed) == 1
+    assert changed[0].answers.items() >= {"family": "convnet", "convnet.stem": "strided", "convnet.width": 32}.items()
+    assert len(changed[0].answers) == 6
 
 
 def test_candidates_are_the_same_each_time_and_fit_the_space() -> None:
