@@ -16,7 +16,7 @@ _FILE = Path(__file__).with_name("portfolio.json")
 def portfolio() -> tuple[Mapping[str, Json], ...]:
     """Answers to the questions of a search space, one mapping a recipe; what a mapping does not answer stays as usual.
 
-    ``benchmarks/portfolio`` finds such a list; ``found_on`` in the file names the data sets (MNIST's test set is not among
-    them). As long as it names none, the list is one of the families' usual recipes, put together by hand.
+    ``benchmarks/portfolio`` found them, greedily, from trainings on the data sets that ``found_on`` in the file names;
+    MNIST's test set is not among them.
     """
     return tuple(json.loads(_FILE.read_text(encoding="utf-8"))["recipes"])
