@@ -174,6 +174,13 @@ def regrets_of(records: Sequence[Mapping[str, Json]]) -> dict[str, dict[str, flo
     return regrets
 
 
+def _worth_more_time(regrets: Mapping[str, Mapping[str, float]], most: int) -> list[str]:
+    """The recipes that are trained again, longer: the best set of the short ones, and those known to be good when long."""
+    known = [name for name in _BY_HAND if name in regrets]
+    others = {recipe: values for recipe, values in regrets.items() if recipe not in known}
+    return [*(name for name, _ in greedy(others, most - len(known), least_gain=0.0)), *known]
+
+
 def with_every_family(recipes: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
     """The recipes, then the usual ones of the families that have none among them, nets first.
 
@@ -197,7 +204,7 @@ def main() -> None:
     pool = candidates(9 if options.quick else _RECIPES)
     by_name = {candidate.name: candidate for candidate in pool}
     records = measured(options, journal, pool, short_s)
-    promoted = [name for name, _ in greedy(regrets_of(records), 2 if options.quick else _PROMOTED, least_gain=0.0)]
+    promoted = _worth_more_time(regrets_of(records), 2 if options.quick else _PROMOTED)
     longer = measured(options, journal, [by_name[name] for name in promoted], long_s)
     regrets = regrets_of([*(record for record in records if record["key"]["recipe"] in promoted), *longer])
     chosen = greedy(regrets, _MOST, least_gain=_LEAST_GAIN)
