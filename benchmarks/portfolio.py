@@ -22,13 +22,15 @@ from pixelfit.types import Json
 _FILE = shared.ROOT / "src" / "pixelfit" / "search" / "portfolio.json"
 _RECIPES = 30
 _PROMOTED = 8  # trained again, longer: short trainings favour nets that learn fast and not far
+_FINALISTS = 5  # trained on many pictures, and longer still
 _MOST = 6
-_LEAST_GAIN = 0.01  # of the mean regret: a recipe that adds less costs each search more than it brings
+# Of the mean regret: each recipe takes 1.5 % of a search's time, and scores fall with about the 0.3th power of the time.
+_LEAST_GAIN = 0.004
 _MOST_REGRET = math.log(10)  # what a failed training counts; where the best score is almost 0, ratios mean nothing
 # Trainings are equally long in work, not in seconds, so that it does not matter what else the machine does: seconds of
 # a machine that computes so many operations a second.
 _NOMINAL_FLOPS = 250e9
-_SHORT_S, _LONG_S = 8.0, 32.0
+_SHORT_S, _LONG_S, _LONGEST_S = 8.0, 32.0, 120.0
 _CONVOLUTIONAL = ("convnet", "resnet")
 # Recipes that did well elsewhere, which random ones may miss.
 _BY_HAND: dict[str, dict[str, Json]] = {
@@ -104,11 +106,13 @@ def _drawn(dimension: Dimension, rng: np.random.Generator) -> Json:
 
 
 def measured(
-    options: argparse.Namespace, journal: shared.Journal, chosen: Sequence[Candidate], work_s: float
+    options: argparse.Namespace, journal: shared.Journal, chosen: Sequence[Candidate], work_s: float, *, large: bool = False
 ) -> list[dict[str, Json]]:
-    """Each recipe's validation score on each data set, from a training of so much work."""
+    """Each recipe's validation score on each data set (or on the large one), from a training of so much work."""
     records = []
     for name, make in synthetic.data_sets(options).items():
+        if large != (name == synthetic.LARGE):
+            continue
         ready = functools.cache(functools.partial(_prepared, make))
         for candidate in chosen:
             key = {"data": name, "recipe": candidate.name, "work_s": work_s, "quick": options.quick}
@@ -155,15 +159,17 @@ def greedy(regrets: Mapping[str, Mapping[str, float]], most: int, *, least_gain:
     return chosen
 
 
-def regrets_of(records: Sequence[Mapping[str, Json]]) -> dict[str, dict[str, float]]:
+def regrets_of(records: Sequence[Mapping[str, Json]], recipes: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """By recipe and column, the logarithm of its score over the best one's there.
 
     A column is a data set and the work of the trainings. Larger regrets count as ten times the best score, and so does a
-    training that failed.
+    training that failed. With ``recipes`` only these count; those that were not trained in a column are the worst there.
     """
     by_column: dict[str, dict[str, float]] = {}
     for record in records:
         key = record["key"]
+        if recipes is not None and key["recipe"] not in recipes:
+            continue
         by_column.setdefault(f"{key['data']}, {key['work_s']:g} s", {})[key["recipe"]] = record["figures"]["score"]
     regrets: dict[str, dict[str, float]] = {}
     for column, found in by_column.items():
@@ -171,7 +177,8 @@ def regrets_of(records: Sequence[Mapping[str, Json]]) -> dict[str, dict[str, flo
         for recipe, score in found.items():
             regret = _MOST_REGRET if score is None else math.log(max(score, 1e-9) / best)
             regrets.setdefault(recipe, {})[column] = min(_MOST_REGRET, regret)
-    return regrets
+    worst = {column: max(values[column] for values in regrets.values() if column in values) for column in by_column}
+    return {recipe: {**worst, **values} for recipe, values in regrets.items()}
 
 
 def _worth_more_time(regrets: Mapping[str, Mapping[str, float]], most: int) -> list[str]:
@@ -200,16 +207,19 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the portfolio into pixelfit's source")
     options = parser.parse_args()
     journal = shared.journal_of("portfolio", options)
-    short_s, long_s = (0.05, 0.1) if options.quick else (_SHORT_S, _LONG_S)
+    short_s, long_s, longest_s = (0.05, 0.1, 0.15) if options.quick else (_SHORT_S, _LONG_S, _LONGEST_S)
     pool = candidates(9 if options.quick else _RECIPES)
     by_name = {candidate.name: candidate for candidate in pool}
     records = measured(options, journal, pool, short_s)
     promoted = _worth_more_time(regrets_of(records), 2 if options.quick else _PROMOTED)
     longer = measured(options, journal, [by_name[name] for name in promoted], long_s)
-    regrets = regrets_of([*(record for record in records if record["key"]["recipe"] in promoted), *longer])
+    finalists = _worth_more_time(regrets_of([*records, *longer], promoted), 2 if options.quick else _FINALISTS)
+    longest = measured(options, journal, [by_name[name] for name in finalists], longest_s, large=True)
+    everything = [*records, *longer, *longest]
+    regrets = regrets_of(everything, promoted)
     chosen = greedy(regrets, _MOST, least_gain=_LEAST_GAIN)
     recipes = with_every_family([by_name[name].answers for name, _ in chosen])
-    data = sorted({record["key"]["data"] for record in records})
+    data = sorted({record["key"]["data"] for record in everything})
     if options.write:
         write_json(_FILE, {"found_on": data, "found_by": "benchmarks/portfolio", "recipes": [dict(each) for each in recipes]})
     columns = sorted(next(iter(regrets.values())))
@@ -221,7 +231,8 @@ def main() -> None:
         tables=[shared.table(["regret on", *(name for name, _ in chosen)], lines)],
         notes=[
             f"{len(pool)} recipes on {len(data)} data sets, one seed, each training of {short_s:g} s' work "
-            f"at {_NOMINAL_FLOPS / 1e9:g} GFLOP/s; {len(promoted)} of them again with {long_s:g} s' work: {', '.join(promoted)}",
+            f"at {_NOMINAL_FLOPS / 1e9:g} GFLOP/s; {len(promoted)} of them again with {long_s:g} s' work: {', '.join(promoted)}; "
+            f"on {synthetic.LARGE} with {longest_s:g} s' work: {', '.join(finalists)}",
             "regret: logarithm of a recipe's validation score over the best of these recipes' on the same data, at most "
             f"{_MOST_REGRET:.1f}; the mean takes each column's best recipe chosen so far",
             "after them come the usual recipes of the families that are not among them",
@@ -230,9 +241,9 @@ def main() -> None:
         ],
         figures={
             "chosen": [{"recipe": name, "answers": dict(by_name[name].answers)} for name, _ in chosen],
-            "runs": [*records, *longer],
+            "runs": everything,
         },
-        commits=[record["commit"] for record in (*records, *longer)],
+        commits=[record["commit"] for record in everything],
     )
 
 

@@ -13,6 +13,7 @@ from pixelfit.types import Array, Task
 
 Made = tuple[object, Array, Task]
 NAMES = ("digits-1k", "digits-8k", "angles-1k", "angles-5k", "shapes-3k", "blobs-2k", "digits-8x8", "houses")
+LARGE = "digits-60k"  # on which the longest trainings are, where no data sets are named
 
 
 def data_sets(options: argparse.Namespace) -> dict[str, Callable[[], Made]]:
@@ -43,6 +44,7 @@ def data_sets(options: argparse.Namespace) -> dict[str, Callable[[], Made]]:
     }
     if options.houses:
         made["houses"] = lambda: houses(Path(options.houses))
+    made[LARGE] = lambda: digits(60_000, "classification")
     return {name: make for name, make in made.items() if not options.only or name in options.only}
 
 
