@@ -24,8 +24,8 @@ _RECIPES = 30
 _PROMOTED = 8  # trained again, longer: short trainings favour nets that learn fast and not far
 _FINALISTS = 5  # trained on many pictures, and longer still
 _MOST = 6
-# Of the mean regret: each recipe takes 1.5 % of a search's time, and scores fall with about the 0.3th power of the time.
-_LEAST_GAIN = 0.004
+_TIME_EXPONENT = 0.3  # scores fall with about this power of the time
+_LEAST_GAIN = 0.004  # of the mean regret: each recipe takes 1.5 % of a search's time, which costs so much
 _MOST_REGRET = math.log(10)  # what a failed training counts; where the best score is almost 0, ratios mean nothing
 # Trainings are equally long in work, not in seconds, so that it does not matter what else the machine does: seconds of
 # a machine that computes so many operations a second.
@@ -162,7 +162,7 @@ def greedy(regrets: Mapping[str, Mapping[str, float]], most: int, *, least_gain:
 def regrets_of(records: Sequence[Mapping[str, Json]], recipes: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """By recipe and column, the logarithm of its score over the best one's there.
 
-    A column is a data set and the work of the trainings. Larger regrets count as ten times the best score, and so does a
+    A column is a data set and the work of the trainings; on the large data set scores are those of equal time. Larger regrets count as ten times the best score, and so does a
     training that failed. With ``recipes`` only these count; those that were not trained in a column are the worst there.
     """
     by_column: dict[str, dict[str, float]] = {}
@@ -170,7 +170,11 @@ def regrets_of(records: Sequence[Mapping[str, Json]], recipes: Sequence[str] | N
         key = record["key"]
         if recipes is not None and key["recipe"] not in recipes:
             continue
-        by_column.setdefault(f"{key['data']}, {key['work_s']:g} s", {})[key["recipe"]] = record["figures"]["score"]
+        score = record["figures"]["score"]
+        if score is not None and key["data"] == synthetic.LARGE:
+            # Nets differ in operations a second. Trainings of minutes tell, those of seconds depend on what else runs.
+            score *= (record["figures"]["seconds"] / key["work_s"]) ** _TIME_EXPONENT
+        by_column.setdefault(f"{key['data']}, {key['work_s']:g} s", {})[key["recipe"]] = score
     regrets: dict[str, dict[str, float]] = {}
     for column, found in by_column.items():
         best = max(1e-9, min(score for score in found.values() if score is not None))
