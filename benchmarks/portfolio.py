@@ -162,8 +162,9 @@ def greedy(regrets: Mapping[str, Mapping[str, float]], most: int, *, least_gain:
 def regrets_of(records: Sequence[Mapping[str, Json]], recipes: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """By recipe and column, the logarithm of its score over the best one's there.
 
-    A column is a data set and the work of the trainings; on the large data set scores are those of equal time. Larger regrets count as ten times the best score, and so does a
-    training that failed. With ``recipes`` only these count; those that were not trained in a column are the worst there.
+    A column is a data set and the work of the trainings; on the large data set scores are those of equal time. Larger
+    regrets count as ten times the best score, and so does a training that failed. With ``recipes`` only these count; those
+    that were not trained in a column are the worst there.
     """
     by_column: dict[str, dict[str, float]] = {}
     for record in records:
