@@ -131,14 +131,16 @@ class Stages:
 
         The portfolio's first recipe goes on in any case, since short trainings favour nets that learn fast and not far. On
         3,400 digits a perceptron had validation RMSE 0.30 after 2 s and 0.29 after 6; the convolutional net had 1.03 after
-        28 steps, 0.28 after 5 s and 0.16 after 14.
+        28 steps, 0.28 after 5 s and 0.16 after 14. For the same reason so does the best of the others that have not seen
+        every picture once: on 55,000 digits a perceptron had 0.41 after ten epochs, a wide net 0.43 after half of one.
         """
         first = self._ranked("portfolio")
         if len(first) <= _SURVIVES:
             return
         favourite = min(first, key=lambda trial: trial.number)
         best = first[: max(2, round(len(first) / _SURVIVES))]
-        for trial in [favourite, *(trial for trial in best if trial is not favourite)]:
+        others = [trial for trial in first if trial not in best and trial is not favourite and trial.epochs < 1.0]
+        for trial in [favourite, *(trial for trial in best if trial is not favourite), *others[:1]]:
             if self._done():
                 return
             yield self._plan(_recipe(trial), "second round", _SURVIVES * self.slice_s, _SURVIVES), None
