@@ -13,6 +13,7 @@ import torch
 from conftest import bars
 from test_models import Unwatched, prepared, trained
 
+from pixelfit import metrics
 from pixelfit import search as searching
 from pixelfit.automl import fit
 from pixelfit.deadline import Deadline
@@ -31,7 +32,7 @@ from pixelfit.search import refit as refitting
 from pixelfit.search import stages
 from pixelfit.search.cost import CostModel, _forward_operations
 from pixelfit.search.distill import student_recipe, teachings
-from pixelfit.search.gains import clearly_worse, finding_gain, shortening_loss, snapshots_pay, time_exponent
+from pixelfit.search.gains import finding_gain, shortening_loss, snapshots_pay, time_exponent
 from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, Refit, pays, share_without
 from pixelfit.search.space import build_space
@@ -49,10 +50,10 @@ def test_the_exponent_of_a_power_law_is_found() -> None:
 
 
 def test_finding_gains_fall_once_nothing_better_is_found() -> None:
-    lucky, dry = finding_gain([1.0, 0.9, 0.81]), finding_gain([1.0, 1.1, 1.2, 1.3, 1.4])
+    lucky, dry = finding_gain(1.0, [0.9, 0.81]), finding_gain(1.0, [1.1, 1.2, 1.3, 1.4])
     assert lucky == pytest.approx(np.mean([0.02, 0.1, 0.1]))
     assert 0 < dry < 0.01
-    assert finding_gain([0.0, 0.0]) < 0.02  # a perfect score cannot be bettered
+    assert finding_gain(0.0, [0.0]) < 0.02  # a perfect score cannot be bettered
 
 
 def test_shortening_costs_what_the_power_law_says() -> None:
@@ -70,9 +71,9 @@ def test_a_snapshot_pays_if_it_gains_more_a_second_than_a_third_model_would() ->
 def test_what_chance_explains_is_not_clearly_worse() -> None:
     rng = np.random.default_rng(0)
     best = rng.exponential(size=400)
-    assert not clearly_worse(best, best)
-    assert clearly_worse(best + 0.1, best)
-    assert not clearly_worse(best + rng.normal(0.0, 1.0, 400) - 0.05, best)
+    assert not metrics.clearly_worse(best, best)
+    assert metrics.clearly_worse(best + 0.1, best)
+    assert not metrics.clearly_worse(best + rng.normal(0.0, 1.0, 400) - 0.05, best)
 
 
 @pytest.mark.parametrize(

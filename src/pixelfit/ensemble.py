@@ -44,7 +44,8 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
     if not ended:
         failed = next((trial for trial in trials if trial.error), None)
         raise SearchError("No trial gave a usable model" + (f"; the first failed with: {failed.error}" if failed else "") + ".")
-    usable = [trial for trial in ended if (trial.latency_ms or 0.0) <= costs.most_latency_ms][:_CANDIDATES]
+    usable = [trial for trial in ended if (trial.latency_ms or 0.0) <= costs.most_latency_ms]
+    usable = _grown(usable, validation, facts, folder)[:_CANDIDATES]
     if not usable:
         raise SearchError(f"No model answers within --max-latency {costs.most_latency_ms:g}ms; allow it more time.")
     score = metrics.ranking_metric(facts)
@@ -59,6 +60,28 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
     )
     predictor = Predictor(facts.task, facts.classes, facts.target_name, members)
     return _with_views(predictor, [trial for trial, _ in shares], validation, score, costs)
+
+
+def _grown(trials: Sequence[Trial], validation: Examples, facts: Facts, folder: RunFolder) -> list[Trial]:
+    """The trials without those whose recipe was also trained at full length, unless that came out clearly worse.
+
+    A short training that scores better than a long one of the same recipe was lucky with the validation rows, as a rule, and
+    would be given the most weight for it.
+    """
+
+    def losses(trial: Trial) -> Array:
+        return metrics.row_losses(facts, validation.targets, folder.validation_predictions(trial))
+
+    finals = [trial for trial in trials if trial.purpose == FULL_LENGTH and trial.state == "complete"]
+    return [
+        trial
+        for trial in trials
+        if trial.purpose in (FULL_LENGTH, SNAPSHOT)
+        or not any(
+            final.recipe == trial.recipe and final.steps > trial.steps and not metrics.clearly_worse(losses(final), losses(trial))
+            for final in finals
+        )
+    ]
 
 
 def _teams(trials: Sequence[Trial], most_latency_ms: float) -> list[list[Trial]]:

@@ -182,3 +182,9 @@ def shown(name: str, value: float) -> str:
     number = f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:#.4g}".removesuffix(".")
     text = f"{value:.2%}" if name in SHARES else number
     return text.removeprefix("-") if not text.strip("-0.%") else text  # there is no -0.00%
+
+
+def clearly_worse(losses: Array, best: Array) -> bool:
+    """Whether losses, one a validation row, are above the best ones by more than one standard error of the differences."""
+    apart = losses - best
+    return bool(apart.mean() > apart.std() / math.sqrt(len(apart)))

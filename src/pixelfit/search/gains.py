@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixelfit.types import Array
-
 _LEAST_EXPONENT, _MOST_EXPONENT = 0.02, 1.0
 _USUAL_EXPONENT = 0.25  # measured on MNIST and rotated digits, between 3 and 24 epochs
 # The average of two nets of one recipe and 11 epochs each had 0.90 of one's RMSE on 10,000 held-out training digits of
@@ -28,15 +26,16 @@ def time_exponent(pairs: Sequence[tuple[float, float, float]]) -> float:
     return float(np.clip(np.median(slopes), _LEAST_EXPONENT, _MOST_EXPONENT)) if slopes else _USUAL_EXPONENT
 
 
-def finding_gain(scores: Sequence[float]) -> float:
-    """What one more recipe is expected to gain: the mean improvement of the best score by those tried so far, as a share.
+def finding_gain(best: float, sampled: Sequence[float]) -> float:
+    """What one more sampled recipe is expected to gain: the mean improvement of the best score by those so far, as a share.
 
     Args:
-        scores: of the recipes tried at equal length, in order.
+        best: score of the best recipe of the portfolio.
+        sampled: scores of the sampled recipes, in order, of equal length. (Those of the portfolio say little of them: it
+            was chosen among many.)
     """
     gains = []
-    best = scores[0]
-    for score in scores[1:]:
+    for score in sampled:
         gains.append(max(0.0, 1 - score / best) if best > 0 else 0.0)
         best = min(best, score)
     return float(np.mean([_HOPED_FOR, *gains]))
@@ -61,9 +60,3 @@ def snapshots_pay(one: float, two: float, three: float, *, fresh_s: float, snaps
         three: of both averaged with a snapshot, which took ``snapshot_s``.
     """
     return (two - three) / snapshot_s > (one - two) / 3 / fresh_s
-
-
-def clearly_worse(losses: Array, best: Array) -> bool:
-    """Whether losses, one a validation row, are above the best ones by more than one standard error of the differences."""
-    apart = losses - best
-    return bool(apart.mean() > apart.std() / math.sqrt(len(apart)))

@@ -18,7 +18,6 @@ from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import Plan
 from pixelfit.search.gains import (
     AVERAGING_EXPONENT,
-    clearly_worse,
     finding_gain,
     shortening_loss,
     snapshots_pay,
@@ -39,10 +38,11 @@ _FIRST_ROUND_SHARE = 0.3  # of the time, at most
 _SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
 _MOST_FINALS = 6
 _SNAPSHOT_SHARE = 1 / 3  # of the time of the final whose weights it goes on from
+_LEAST_SNAPSHOT = 1 / 8  # of the same
 _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
 _LEAST_S = 1.0  # less time than this is not worth a trial
 _FIRST_STEPS = 300  # of the portfolio's first recipe: shorter trainings favour nets that learn fast and not far
-_LEAST_STEPS = 30  # a training that cannot take so many says nothing
+_LEAST_STEPS = 100  # a training that cannot take so many says nothing
 _MOST_LENGTHS = 6.0  # times the recipe's own epochs, at most
 _TRIES = 8  # recipes that the sampler may propose until one is fast enough
 
@@ -138,12 +138,20 @@ class Stages:
         if len(first) <= _SURVIVES:
             return
         favourite = min(first, key=lambda trial: trial.number)
-        best = first[: max(2, round(len(first) / _SURVIVES))]
+        best = [trial for trial in first[: max(2, round(len(first) / _SURVIVES))] if not self._had_its_chance(trial, first[0])]
         others = [trial for trial in first if trial not in best and trial is not favourite and trial.epochs < 1.0]
         for trial in [favourite, *(trial for trial in best if trial is not favourite), *others[:1]]:
             if self._done():
                 return
             yield self._plan(_recipe(trial), "second round", _SURVIVES * self.slice_s, _SURVIVES), None
+
+    def _had_its_chance(self, trial: Trial, best: Trial) -> bool:
+        """Whether it is clearly worse than the best though it has seen the pictures at least as often."""
+        rows = [
+            metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(each))
+            for each in (trial, best)
+        ]
+        return trial.epochs >= best.epochs and metrics.clearly_worse(rows[0], rows[1])
 
     def _finals(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
         """The best recipe for a third of the time; then it alone for the rest, or several models to average.
@@ -170,10 +178,13 @@ class Stages:
         leader = self.trials[-1]
         for place in range(1, _MOST_FINALS):
             if self.left() < third / 2 or self._done():
-                return
+                break
             yield self._plan(_recipe(contenders[place % len(contenders)]), FULL_LENGTH, self._even(third), _MOST_LENGTHS), None
             if place == 1:
                 yield from self._snapshots(leader, self.trials[-1])
+        # What is left is too short for another model, but not for another look at this one.
+        if leader.state == "complete" and self.left() > _LEAST_SNAPSHOT * leader.seconds and not self._done():
+            yield self._snapshot(leader, self.left()), None
 
     def _snapshots(self, leader: Trial, fresh: Trial) -> Iterator[tuple[Plan, None]]:
         """The leader's weights trained on, from the full learning rate down again, and so on as long as that pays.
@@ -184,12 +195,18 @@ class Stages:
         """
         latest, seconds = leader, _SNAPSHOT_SHARE * leader.seconds
         while leader.state == fresh.state == "complete" and self.left() > seconds and not self._done():
-            plan = self._plan(_recipe(leader), SNAPSHOT, self._even(seconds), _MOST_LENGTHS)
-            weights = Model.load(self.folder.trial_folder(latest.number))
-            yield replace(plan, continues=latest.number, start=Start(weights=weights)), None
+            yield self._snapshot(leader, self._even(seconds)), None
             latest = self.trials[-1]
             if latest.state != "complete" or not self._another_pays(leader, fresh, latest):
                 return
+
+    def _snapshot(self, leader: Trial, seconds: float) -> Plan:
+        """The leader's weights, or those of its latest snapshot, trained on for so long."""
+        snapshots = [trial for trial in self.trials if trial.purpose == SNAPSHOT and trial.state == "complete"]
+        latest = snapshots[-1] if snapshots else leader
+        plan = self._plan(_recipe(leader), SNAPSHOT, seconds, _MOST_LENGTHS)
+        start = Start(weights=Model.load(self.folder.trial_folder(latest.number)))
+        return replace(plan, continues=latest.number, start=start)
 
     def _another_pays(self, leader: Trial, fresh: Trial, snapshot: Trial) -> bool:
         score, targets = metrics.ranking_metric(self.facts), self.splits.validation.targets
@@ -211,7 +228,7 @@ class Stages:
             metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
             for trial in ranked
         ]
-        close = [trial for trial, losses in zip(ranked, rows, strict=True) if not clearly_worse(losses, rows[0])]
+        close = [trial for trial, losses in zip(ranked, rows, strict=True) if not metrics.clearly_worse(losses, rows[0])]
         return sorted(close, key=lambda trial: (trial.epochs, trial.number))
 
     def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
@@ -281,11 +298,12 @@ class Stages:
 
     def _finding_pays(self) -> bool:
         """Whether one more sampled recipe promises more than its time would give the final training."""
-        tried = [trial.score for trial in self.trials if trial.purpose in ("portfolio", "sampled") and trial.score is not None]
+        known = [trial.score for trial in self.trials if trial.purpose == "portfolio" and trial.score is not None]
+        sampled = [trial.score for trial in self.trials if trial.purpose == "sampled" and trial.score is not None]
         spent = self.deadline.elapsed() - self.began
-        if len(tried) < 2 or spent + self.slice_s > _MOST_FINDING * self._whole():
+        if len(known) < 2 or spent + self.slice_s > _MOST_FINDING * self._whole():
             return False
-        return finding_gain(tried) > shortening_loss(self.slice_s, self.left(), self._exponent("second round"))
+        return finding_gain(min(known), sampled) > shortening_loss(self.slice_s, self.left(), self._exponent("second round"))
 
     def _exponent(self, *purposes: str) -> float:
         """How fast these data's scores fall with training time, from recipes trained again for these purposes, and longer."""
