@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from pixelfit import ensemble
+from pixelfit.automl import Run
 from pixelfit.ensemble import greedy_weights
 from pixelfit.metrics import rmse
-from pixelfit.types import FULL_LENGTH, SNAPSHOT, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Examples, Trial
 
 
 def _models(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -60,3 +61,29 @@ def test_models_that_differ_in_their_seed_weigh_the_same() -> None:
     numbers = [[each.number for each in team] for team in ensemble._teams(trials, 10.0)]
     assert numbers == [[1, 3, 7], [2, 8], [4], [5], [6]]
     assert [len(team) for team in ensemble._teams(trials, 1.5)] == [1] * 8
+
+
+@pytest.mark.parametrize("long_is_worse", [False, True])
+def test_a_short_training_gives_way_to_the_long_one_of_its_recipe(long_is_worse: bool, regression_run: Run) -> None:
+    facts = regression_run.facts
+    targets = np.linspace(0, 9, 300)
+    dice = np.random.default_rng(0)
+    errors = {1: 0.30, 2: 0.60 if long_is_worse else 0.32, 3: 0.5, 4: 0.9}
+    predictions = {number: targets + dice.normal(0, error, 300) for number, error in errors.items()}
+
+    class Folder:
+        def validation_predictions(self, trial: Trial) -> np.ndarray:
+            return predictions[trial.number]
+
+    def trial(number: int, purpose: str, width: int, steps: int) -> Trial:
+        return Trial(number, "convnet", purpose, {"width": width}, "complete", number, 1.0, score=errors[number], steps=steps)
+
+    trials = [
+        trial(1, "second round", 16, 100),  # lucky: a little better than the long training of its recipe
+        trial(2, FULL_LENGTH, 16, 500),
+        trial(3, "second round", 32, 100),  # has no long one
+        trial(4, "portfolio", 16, 30),
+    ]
+    validation = Examples(np.zeros((300, 1, 1, 1), dtype=np.uint8), np.arange(300), targets, ("",) * 300)
+    left = [each.number for each in ensemble._grown(trials, validation, facts, Folder())]  # type: ignore[arg-type]
+    assert left == ([1, 2, 3] if long_is_worse else [2, 3])
