@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from pixelfit import ensemble
+from pixelfit import ensemble, metrics
 from pixelfit.automl import Run
 from pixelfit.ensemble import greedy_weights
 from pixelfit.metrics import rmse
-from pixelfit.types import FULL_LENGTH, SNAPSHOT, Examples, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Trial
 
 
 def _models(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -42,25 +42,27 @@ def test_at_most_so_many_members() -> None:
     assert 1 < len(greedy_weights(predictions, targets, rmse)) <= ensemble.MOST_MEMBERS
 
 
-def test_models_that_differ_in_their_seed_weigh_the_same() -> None:
-    def trial(number: int, purpose: str, width: int, state: str = "complete", steps: int = 90) -> Trial:
-        return Trial(
-            number, "convnet", purpose, {"width": width}, state, number, 1.0, score=float(number), latency_ms=1.0, steps=steps
-        )  # type: ignore[arg-type]
+def test_finals_that_validation_cannot_tell_apart_weigh_the_same() -> None:
+    def trial(number: int, purpose: str, state: str = "complete") -> Trial:
+        return Trial(number, "convnet", purpose, {"width": number}, state, number, 1.0, score=float(number), latency_ms=1.0)  # type: ignore[arg-type]
+
+    def losses(trial: Trial) -> np.ndarray:
+        luck = np.random.default_rng(trial.number).normal(0, 1, 400)
+        return 5 + luck - luck.mean() + (1.0 if trial.number == 6 else 0.0)
 
     trials = [
-        trial(1, FULL_LENGTH, 16),
-        trial(2, FULL_LENGTH, 32),
-        trial(3, FULL_LENGTH, 16),
-        trial(4, "sampled", 16),
-        trial(5, FULL_LENGTH, 16, "interrupted"),
-        trial(6, FULL_LENGTH, 16, steps=200),
-        trial(7, SNAPSHOT, 16, steps=30),
-        trial(8, SNAPSHOT, 32, steps=30),
+        trial(1, "second round"),
+        trial(2, FULL_LENGTH),
+        trial(3, FULL_LENGTH),
+        trial(4, FULL_LENGTH, "interrupted"),
+        trial(5, SNAPSHOT),
+        trial(6, FULL_LENGTH),  # clearly worse
+        trial(7, "sampled"),
     ]
-    numbers = [[each.number for each in team] for team in ensemble._teams(trials, 10.0)]
-    assert numbers == [[1, 3, 7], [2, 8], [4], [5], [6]]
-    assert [len(team) for team in ensemble._teams(trials, 1.5)] == [1] * 8
+    numbers = [[each.number for each in team] for team in ensemble._teams(trials, losses, 10.0)]
+    assert numbers == [[1], [2, 3, 5], [4], [6], [7]]
+    assert [len(team) for team in ensemble._teams(trials, losses, 1.5)] == [1] * 7
+    assert ensemble._teams(trials[:1], losses, 10.0) == [trials[:1]]
 
 
 @pytest.mark.parametrize("long_is_worse", [False, True])
@@ -71,9 +73,8 @@ def test_a_short_training_gives_way_to_the_long_one_of_its_recipe(long_is_worse:
     errors = {1: 0.30, 2: 0.60 if long_is_worse else 0.32, 3: 0.5, 4: 0.9}
     predictions = {number: targets + dice.normal(0, error, 300) for number, error in errors.items()}
 
-    class Folder:
-        def validation_predictions(self, trial: Trial) -> np.ndarray:
-            return predictions[trial.number]
+    def losses(trial: Trial) -> np.ndarray:
+        return metrics.row_losses(facts, targets, predictions[trial.number])
 
     def trial(number: int, purpose: str, width: int, steps: int) -> Trial:
         return Trial(number, "convnet", purpose, {"width": width}, "complete", number, 1.0, score=errors[number], steps=steps)
@@ -84,6 +85,5 @@ def test_a_short_training_gives_way_to_the_long_one_of_its_recipe(long_is_worse:
         trial(3, "second round", 32, 100),  # has no long one
         trial(4, "portfolio", 16, 30),
     ]
-    validation = Examples(np.zeros((300, 1, 1, 1), dtype=np.uint8), np.arange(300), targets, ("",) * 300)
-    left = [each.number for each in ensemble._grown(trials, validation, facts, Folder())]  # type: ignore[arg-type]
+    left = [each.number for each in ensemble._grown(trials, losses)]
     assert left == ([1, 2, 3] if long_is_worse else [2, 3])
