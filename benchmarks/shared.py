@@ -203,7 +203,8 @@ def today() -> str:
 def machine() -> str:
     """The hardware, in one line."""
     where = environment()
-    return f"{where['processor']}, {where['cores']} cores, {where['memory_gib']} GiB, {where['gpu'] or 'no GPU'}"
+    processor = f"{where['processor']} ({where['instructions']}), {where['cores']} cores"
+    return f"{processor}, {where['memory_gib']} GiB, {where['gpu'] or 'no GPU'}"
 
 
 def commit() -> str:

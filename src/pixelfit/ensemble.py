@@ -79,7 +79,9 @@ def _grown(trials: Sequence[Trial], losses: Losses) -> list[Trial]:
         for trial in trials
         if trial.purpose in (FULL_LENGTH, SNAPSHOT)
         or not any(
-            final.recipe == trial.recipe and final.steps > trial.steps and not metrics.clearly_worse(losses(final), losses(trial))
+            final.recipe == trial.recipe
+            and (final.steps > trial.steps or final.continues == trial.number)
+            and not metrics.clearly_worse(losses(final), losses(trial))
             for final in finals
         )
     ]

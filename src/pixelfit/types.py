@@ -188,7 +188,7 @@ class Trial:
     replans: Sequence[tuple[int, int]] = ()
     error: str | None = None
     best_at_step: int = 0
-    continues: int | None = None  # the number of the trial from whose weights a snapshot went on
+    continues: int | None = None  # the number of the trial from whose weights it went on
 
 
 @dataclass(frozen=True)

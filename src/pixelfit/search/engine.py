@@ -16,7 +16,7 @@ from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.training.loop import Lesson, Start, history_to_json, train
-from pixelfit.training.pace import Pace
+from pixelfit.training.pace import MOST_LOOKS, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Array, Examples, Json, Trial
 
@@ -136,12 +136,12 @@ class _Watch:
     """Passes a training's progress on to the display, and its scores to the study."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
-        self._plan, self._progress, self._checks = plan, progress, 0
+        self._plan, self._progress = plan, progress
 
     def on_progress(self, fraction: float, detail: str) -> None:
         self._progress.advance_trial(fraction, detail)
 
     def on_check(self, fraction: float, score: float) -> bool:
-        self._checks += 1
         self._progress.advance_trial(fraction, f"validation score {score:.4g}")
-        return self._plan.is_losing is not None and self._plan.is_losing(self._checks, score)
+        # Trainings differ in how often they are looked at, so that what counts is where on its way this one stands.
+        return self._plan.is_losing is not None and self._plan.is_losing(round(MOST_LOOKS * fraction), score)

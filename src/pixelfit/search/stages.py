@@ -30,7 +30,7 @@ from pixelfit.search.study import Asked, Study
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Json, Splits, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Array, Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
@@ -99,7 +99,7 @@ class Stages:
         while not self._done():
             yield from self._sampled()
             if self._latest_leads() and not self._done():
-                yield self._plan(_recipe(self.trials[-1]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+                yield self._onward(self.trials[-1], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
 
     def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
         """A known number of trials: the portfolio, then sampled recipes, each with an even share of the time."""
@@ -138,20 +138,27 @@ class Stages:
         if len(first) <= _SURVIVES:
             return
         favourite = min(first, key=lambda trial: trial.number)
-        best = [trial for trial in first[: max(2, round(len(first) / _SURVIVES))] if not self._had_its_chance(trial, first[0])]
+        best = [trial for trial in first[: max(2, round(len(first) / _SURVIVES))] if not self._had_its_chance(trial, first)]
         others = [trial for trial in first if trial not in best and trial is not favourite and trial.epochs < 1.0]
         for trial in [favourite, *(trial for trial in best if trial is not favourite), *others[:1]]:
             if self._done():
                 return
-            yield self._plan(_recipe(trial), "second round", _SURVIVES * self.slice_s, _SURVIVES), None
+            yield self._onward(trial, "second round", _SURVIVES * self.slice_s, _SURVIVES), None
 
-    def _had_its_chance(self, trial: Trial, best: Trial) -> bool:
-        """Whether it is clearly worse than the best though it has seen the pictures at least as often."""
-        rows = [
-            metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(each))
-            for each in (trial, best)
-        ]
-        return trial.epochs >= best.epochs and metrics.clearly_worse(rows[0], rows[1])
+    def _had_its_chance(self, trial: Trial, others: Sequence[Trial]) -> bool:
+        """Whether another is clearly better that saw the pictures no more often, or as good after a third of the epochs.
+
+        On 55,000 digits a perceptron of 8 epochs and a convolutional net of a quarter of one both had RMSE 0.46; three times
+        as long they had 0.38 and 0.27.
+        """
+        return any(
+            (other.epochs <= trial.epochs and metrics.clearly_worse(self._losses(trial), self._losses(other)))
+            or (other.epochs * _SURVIVES <= trial.epochs and not metrics.clearly_worse(self._losses(other), self._losses(trial)))
+            for other in others
+        )
+
+    def _losses(self, trial: Trial) -> Array:
+        return metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
 
     def _finals(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
         """The best recipe for a third of the time; then it alone for the rest, or several models to average.
@@ -170,16 +177,21 @@ class Stages:
             return
         contenders = self._contenders(ranked)
         third = self.left() / 3
-        yield self._plan(_recipe(contenders[0]), FULL_LENGTH, third, _MOST_LENGTHS), None
+        yield self._onward(contenders[0], FULL_LENGTH, third, _MOST_LENGTHS), None
         if self._exponent(FULL_LENGTH) > AVERAGING_EXPONENT:
             if not self._done():
-                yield self._plan(_recipe(contenders[0]), FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+                longest = self.trials[-1] if self.trials[-1].state == "complete" else contenders[0]
+                yield self._onward(longest, FULL_LENGTH, self.left(), _MOST_LENGTHS), None
             return
         leader = self.trials[-1]
         for place in range(1, _MOST_FINALS):
             if self.left() < third / 2 or self._done():
                 break
-            yield self._plan(_recipe(contenders[place % len(contenders)]), FULL_LENGTH, self._even(third), _MOST_LENGTHS), None
+            if place < len(contenders):
+                yield self._onward(contenders[place], FULL_LENGTH, self._even(third), _MOST_LENGTHS), None
+            else:  # from scratch, since a second model from the same weights would err where the first one does
+                recipe = _recipe(contenders[place % len(contenders)])
+                yield self._plan(recipe, FULL_LENGTH, self._even(third), _MOST_LENGTHS), None
             if place == 1:
                 yield from self._snapshots(leader, self.trials[-1])
         # What is left is too short for another model, but not for another look at this one.
@@ -204,9 +216,25 @@ class Stages:
         """The leader's weights, or those of its latest snapshot, trained on for so long."""
         snapshots = [trial for trial in self.trials if trial.purpose == SNAPSHOT and trial.state == "complete"]
         latest = snapshots[-1] if snapshots else leader
-        plan = self._plan(_recipe(leader), SNAPSHOT, seconds, _MOST_LENGTHS)
-        start = Start(weights=Model.load(self.folder.trial_folder(latest.number)))
-        return replace(plan, continues=latest.number, start=start)
+        return self._from(latest, self._plan(_recipe(leader), SNAPSHOT, seconds, _MOST_LENGTHS))
+
+    def _onward(self, trial: Trial, purpose: str, seconds: float, lengths: float) -> Plan:
+        """The trial's recipe again and longer, from the trial's weights where the time is too short for all its epochs.
+
+        The learning rate goes through its whole cycle again (warm restarts: Loshchilov & Hutter 2017, arXiv:1608.03983).
+        Trained on 50,000 digits of MNIST, the portfolio's convolutional net had RMSE 0.226 on 10,000 others after 1.9
+        epochs and 3 more from those weights; 0.267 after 3 from scratch, 0.232 after 4.9 from scratch (one seed).
+        """
+        recipe = _recipe(trial)
+        plan = self._plan(recipe, purpose, seconds, lengths)
+        all_steps = plan.pace.most_epochs * len(self.splits.train) / recipe.batch_size
+        if plan.pace.steps is not None or all_steps * self.costs.step_s(recipe) <= plan.pace.seconds:
+            return plan
+        return self._from(trial, plan)
+
+    def _from(self, trial: Trial, plan: Plan) -> Plan:
+        """The plan, begun with the trial's weights."""
+        return replace(plan, continues=trial.number, start=Start(weights=Model.load(self.folder.trial_folder(trial.number))))
 
     def _another_pays(self, leader: Trial, fresh: Trial, snapshot: Trial) -> bool:
         score, targets = metrics.ranking_metric(self.facts), self.splits.validation.targets
@@ -224,10 +252,7 @@ class Stages:
         They have the most to gain from a full length: after a short training the larger of two equally good nets has seen
         fewer epochs, and goes further. Of equal length, the portfolio's order decides.
         """
-        rows = [
-            metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
-            for trial in ranked
-        ]
+        rows = [self._losses(trial) for trial in ranked]
         close = [trial for trial, losses in zip(ranked, rows, strict=True) if not metrics.clearly_worse(losses, rows[0])]
         return sorted(close, key=lambda trial: (trial.epochs, trial.number))
 
@@ -237,9 +262,11 @@ class Stages:
         There is time left only where the finals took all their epochs: as a rule, with few pictures.
         """
         finals = self._ranked(FULL_LENGTH, SNAPSHOT)[:_MOST_FINALS]
-        twins = self._ranked("second round", "portfolio", "sampled") or finals
+        twins = [trial for trial in self._ranked("second round", "portfolio", "sampled") or finals if trial.continues is None]
         needed = seconds_to_refit(finals, self.splits)
-        if not finals or self.limits.distill or self.left() < needed + twins[0].seconds:
+        # Finals that went on from other trials' weights cannot be trained again alone.
+        alone = all(trial.continues is None or trial.purpose == SNAPSHOT for trial in finals)
+        if not finals or not twins or not alone or self.limits.distill or self.left() < needed + twins[0].seconds:
             return
         plan = self._plan(_recipe(twins[0]), FEWER, self.left(), 1.0)
         pace = replace(plan.pace, steps=twins[0].steps)
@@ -312,12 +339,16 @@ class Stages:
             twins = [
                 trial for trial in self.trials
                 if trial.recipe == longer.recipe and trial.score is not None and trial.purpose != SNAPSHOT
-                and 0 < trial.step_s < longer.step_s / 1.5
+                and 0 < self._trained_s(trial) < self._trained_s(longer) / 1.5
             ]  # fmt: skip
             if twins and longer.score is not None:
-                shorter = max(twins, key=lambda trial: trial.step_s)
-                pairs.append((longer.step_s / shorter.step_s, shorter.score or 0.0, longer.score))
+                shorter = max(twins, key=self._trained_s)
+                pairs.append((self._trained_s(longer) / self._trained_s(shorter), shorter.score or 0.0, longer.score))
         return time_exponent(pairs)
+
+    def _trained_s(self, trial: Trial) -> float:
+        """Seconds of training steps behind a trial's weights, those of the trials that it went on from among them."""
+        return trial.step_s + (self._trained_s(self.trials[trial.continues]) if trial.continues is not None else 0.0)
 
     def _ranked(self, *purposes: str) -> list[Trial]:
         """The trials of these purposes that more time could improve, the best first."""

@@ -25,13 +25,13 @@ class Asked:
         self._trial = trial
         self.recipe = recipe
 
-    def is_losing(self, check: int, score: float) -> bool:
-        """Tell the score at the trial's ``check``-th look at the validation set; True if it is worth no more time.
+    def is_losing(self, eighth: int, score: float) -> bool:
+        """Tell the score after so many eighths of the trial's steps; True if it is worth no more time.
 
         A trial is losing when it stands below the median of earlier trials at the same point of their schedules
         (Golovin et al. 2017, the median stopping rule of Google Vizier).
         """
-        self._trial.report(score, check)
+        self._trial.report(score, eighth)
         return self._trial.should_prune()
 
 

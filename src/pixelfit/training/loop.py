@@ -19,7 +19,7 @@ from pixelfit.models.model import Model, Preparation
 from pixelfit.training.augment import augment
 from pixelfit.training.averaging import WeightAverage
 from pixelfit.training.machine import machine
-from pixelfit.training.pace import CHECKS, FEWEST_STEPS, REPLAN_EVERY_S, Check, Pace, Pulse
+from pixelfit.training.pace import FEWEST_STEPS, MOST_LOOKS, REPLAN_EVERY_S, Check, Pace, Pulse, look_cost, looks_worth
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Array, Examples, Facts, Json, TrialState
 
@@ -183,6 +183,7 @@ class _Training:
         self.validation_rows = len(lesson.validation) if lesson.validation else 0
         self.final_s = 0.0  # what the last prediction of the whole validation set will take
         self.checked = lesson.validation and _every_nth(lesson.validation)
+        self.look_steps = look_cost(len(self.checked), self.batch) if self.checked else 0.0
 
     def run(self, pace: Pace, monitor: Monitor, stopped: Callable[[], bool]) -> Trained:
         begun = time.monotonic()
@@ -192,11 +193,12 @@ class _Training:
             torch._dynamo.config.suppress_errors = True  # where the graph cannot be compiled, it runs as it is
             self.forward = torch.compile(self.model.module, mode="reduce-overhead")
         if pace.steps is not None:
-            pulse = Pulse(total=pace.steps, most=pace.steps)
+            total = most = pace.steps
         elif pace.seconds == float("inf"):
-            pulse = Pulse(total=most, most=most)
+            total = most
         else:
-            pulse = Pulse(total=self._steps_that_fit(most, begun + pace.seconds), most=most)
+            total = self._steps_that_fit(most, begun + pace.seconds)
+        pulse = Pulse(total=total, most=most, look_steps=self.look_steps)
         kept, averaged = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
         self.model.module.eval()
         return Trained(
@@ -219,7 +221,7 @@ class _Training:
         best: _Kept | None = None
         now: _Kept | None = None
         loss_sum, losses, check_s = torch.zeros((), device=self.device), 0, 0.0
-        next_check = pulse.next_check()
+        next_look = pulse.next_look()
         while pulse.step < pulse.total:
             loss_sum += self._step(optimizer, next(batches), dice, pulse.learning_rate(self.recipe.learning_rate))
             losses += 1
@@ -232,13 +234,12 @@ class _Training:
                 monitor.on_progress(pulse.step / pulse.total, f"step {pulse.step:,} of {pulse.total:,}")
                 pulse.replan(clock - begun + pulse.step_s, end - clock, check_s)  # step_s: minus the checks so far
             leave = stopped()
-            if pulse.step >= min(next_check, pulse.total) or leave:
+            if pulse.step >= min(next_look, pulse.total) or leave:
                 mean_loss = float(loss_sum) / losses  # waits for the device, so the clock is read after it
                 started = time.monotonic()
                 if not np.isfinite(mean_loss):
                     raise FloatingPointError(f"the loss is {mean_loss} after {pulse.step} steps")
                 losing = False
-                pulse.checks += 1
                 if self.checked is not None:
                     now = self._look(pulse, mean_loss, started - begun)
                     best = now if best is None or now.losses.mean() < best.losses.mean() else best
@@ -246,7 +247,7 @@ class _Training:
                 loss_sum, losses = torch.zeros((), device=self.device), 0
                 check_s = time.monotonic() - started
                 pulse.step_s -= check_s
-                next_check = pulse.next_check()
+                next_look = pulse.next_look()
                 if leave or losing:
                     pulse.state = "interrupted" if leave else "pruned"
                     break
@@ -338,12 +339,16 @@ class _Training:
             started = time.monotonic()
             self._row_losses(self.checked)
             check_s = time.monotonic() - started
-            # At the end the whole validation set is predicted in full precision, which takes about twice as long.
-            self.final_s = 2 * check_s * self.validation_rows / len(self.checked)
+            # At the end the whole validation set is predicted in full precision, which takes about twice as long as in low.
+            longer = 2 if self.machine.low_precision else 1
+            self.final_s = longer * check_s * self.validation_rows / len(self.checked)
         self.model.module.load_state_dict(before)
         step_s = float(np.median(seconds[_WARM_STEPS:] or seconds))
-        left = end - self.final_s - time.monotonic() - CHECKS * check_s
-        return int(np.clip(left / step_s, min(FEWEST_STEPS, most), most))
+        left = end - self.final_s - time.monotonic()
+        looks = MOST_LOOKS
+        while looks > 1 and looks_worth(int((left - looks * check_s) / step_s), self.look_steps) < looks:
+            looks //= 2
+        return int(np.clip((left - looks * check_s) / step_s, min(FEWEST_STEPS, most), most))
 
 
 def _every_nth(validation: Examples) -> Examples:

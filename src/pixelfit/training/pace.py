@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from pixelfit.types import TrialState
 
-CHECKS = 8  # looks at the validation set in one training
+MOST_LOOKS = 8  # at the validation set in one training
 FEWEST_STEPS = 4
+_LOOKING = 0.05  # of a training's work, at most, goes into looks: eight took half of one of 18 s on a slow machine
+_FORWARD = 1 / 3  # of a step's work
 REPLAN_EVERY_S = 2.0
 _WARM_UP = 0.15  # share of the steps in which the learning rate rises
 _FINAL_LR = 0.01  # share of the highest learning rate at the end
@@ -41,6 +43,23 @@ class Check:
     seconds: float
 
 
+def look_cost(rows: int, batch: int) -> float:
+    """What a look at so many rows costs, in steps of so many pictures."""
+    return _FORWARD * rows / batch
+
+
+def looks_worth(steps: int, look_steps: float) -> int:
+    """How many looks a training of so many steps can afford: 8, 4, 2 or 1.
+
+    Always halves of halves, so that trainings of different length are looked at in the same places. Nothing here depends
+    on the clock, so that a training that is repeated chooses its weights among the same ones.
+    """
+    looks = MOST_LOOKS
+    while looks > 1 and looks * look_steps > _LOOKING * steps:
+        looks //= 2
+    return looks
+
+
 @dataclass
 class Pulse:
     """Where a training stands: what changes from step to step."""
@@ -52,12 +71,19 @@ class Pulse:
     replans: list[tuple[int, int]] = field(default_factory=list)
     history: list[Check] = field(default_factory=list)
     step_s: float = 0.0
-    checks: int = 0
+    look_steps: float = 0.0  # what a look costs, in steps
 
-    def next_check(self) -> int:
+    def next_look(self) -> int:
         """The step after which the validation set is looked at next."""
-        done = self.checks + 1
-        return self.total if done >= CHECKS else max(self.step + 1, round(self.total * done / CHECKS))
+        looks = looks_worth(self.total, self.look_steps)
+        return min(self.total, math.ceil((self._looked() + 1) * self.total / looks))
+
+    def looks_left(self) -> int:
+        """How many looks are still to come."""
+        return max(1, looks_worth(self.total, self.look_steps) - self._looked())
+
+    def _looked(self) -> int:
+        return self.step * looks_worth(self.total, self.look_steps) // self.total
 
     def learning_rate(self, highest: float) -> float:
         """One cycle (Smith & Topin 2017): a linear rise, then a cosine down to a hundredth."""
@@ -74,9 +100,8 @@ class Pulse:
         """
         if seconds_left == float("inf"):
             return
-        checks_left = max(1, CHECKS - self.checks)
         step_s = seconds_spent / self.step
-        fit = min(self.most, self.step + max(1, int((seconds_left - checks_left * check_s) / step_s)))
+        fit = min(self.most, self.step + max(1, int((seconds_left - self.looks_left() * check_s) / step_s)))
         # Later a longer schedule would raise the learning rate again after it has fallen.
         may_grow = self.step < _GROWS_UNTIL * self.total
         if fit < 0.98 * self.total or (may_grow and fit > 1.1 * self.total):
