@@ -128,6 +128,13 @@ def test_answers_that_the_space_does_not_allow_become_the_usual_ones() -> None:
     assert answers["convnet.width"] == usual.architecture["width"]
 
 
+@pytest.mark.parametrize(("heads", "chosen"), [(("squared", "huber"), "huber"), (("discrete", "squared", "huber"), "discrete")])
+def test_a_head_that_is_wanted_gives_way_to_the_discrete_one(heads: tuple[str, ...], chosen: str) -> None:
+    facts, splits = prepared("regression")
+    space = replace(build_space(facts, splits.train), heads=heads)
+    assert space.known_good({"family": "convnet", "head": "huber"})[0].head == chosen
+
+
 def test_a_budgeted_search_goes_through_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_LEAST_SLICE_S", 0.3)
     monkeypatch.setattr(stages, "_FIRST_STEPS", 4)
@@ -148,40 +155,92 @@ def test_a_budgeted_search_goes_through_its_stages(tmp_path: Path, monkeypatch: 
     assert json.loads((run.folder.path / "final.json").read_text())["why"]
 
 
-@pytest.mark.parametrize(("error", "cycles"), [(-1.0, 3), (5.0, 1)])
-def test_snapshots_go_on_from_each_other_as_long_as_they_pay(tmp_path: Path, error: float, cycles: int) -> None:
-    facts, splits, predictor = _predictor("regression", steps=4)
-    space = build_space(facts, splits.train)
-    recipe, _ = space.known_good({"family": "mlp"})
-    folder = RunFolder.create(tmp_path / "run")
-    state = stages.Stages(
-        space, Study(folder.study_file, space, seed=0), CostModel(facts.spec, 1e9), Deadline(1000.0), searching.Limits(), 0,
-        splits, facts, folder, Silent(), began=0.0,
-    )  # fmt: skip
+class _Begun:
+    """A search under way, with trials of one recipe as if they had been trained."""
 
-    def ended(number: int, purpose: str, seconds: float, error: float, continues: int | None = None) -> searching.Trial:
+    def __init__(self, tmp_path: Path, *, steps: int | None = None) -> None:
+        facts, self.splits, predictor = _predictor("regression", steps=4)
+        space = build_space(facts, self.splits.train)
+        self.recipe, _ = space.known_good({"family": "mlp"})
+        self.model, self.folder = predictor.members[0].model, RunFolder.create(tmp_path / "run")
+        costs, limits = CostModel(facts.spec, 1e9), searching.Limits(steps=steps)
+        self.state = stages.Stages(
+            space, Study(self.folder.study_file, space, seed=0), costs, Deadline(1000.0), limits, 0,
+            self.splits, facts, self.folder, Silent(), began=0.0,
+        )  # fmt: skip
+
+    def ended(
+        self, purpose: str, seconds: float, error: float, *, epochs: float = 1.0, continues: int | None = None
+    ) -> searching.Trial:
         trial = searching.Trial(
-            number, "mlp", purpose, recipe.to_json(), "complete", 0, seconds, score=1.0, step_s=seconds, continues=continues
-        )
-        folder.write_trial(trial, [], predictor.members[0].model, splits.validation.targets + error)
-        state.trials.append(trial)
+            len(self.state.trials), "mlp", purpose, self.recipe.to_json(), "complete", 0, seconds,
+            score=error, step_s=seconds, epochs=epochs, continues=continues,
+        )  # fmt: skip
+        self.folder.write_trial(trial, [], self.model, self.splits.validation.targets + error)
+        self.state.trials.append(trial)
         return trial
 
-    leader, fresh = (ended(number, "full length", 90.0, 1.0) for number in (0, 1))
+
+@pytest.mark.parametrize(("error", "cycles"), [(-1.0, 3), (5.0, 1)])
+def test_snapshots_go_on_from_each_other_as_long_as_they_pay(tmp_path: Path, error: float, cycles: int) -> None:
+    begun = _Begun(tmp_path)
+    leader, fresh = (begun.ended("full length", 90.0, 1.0) for _ in range(2))
     plans = []
-    for plan, _ in state._snapshots(leader, fresh):
+    for plan, _ in begun.state._snapshots(leader, fresh):
         plans.append(plan)
         if len(plans) == 3:
             break
         assert plan.continues is not None
-        ended(plan.number, plan.purpose, 1.0, error, plan.continues)
+        begun.ended(plan.purpose, 1.0, error, continues=plan.continues)
     assert [plan.continues for plan in plans] == [0, 2, 3][:cycles]
     for plan in plans:
         assert plan.purpose == "snapshot"
-        assert plan.recipe == recipe
+        assert plan.recipe == begun.recipe
         assert plan.pace.seconds == pytest.approx(30.0, rel=0.1)
         assert plan.start is not None
         assert plan.start.weights is not None
+
+
+@pytest.mark.parametrize(("seconds", "steps", "goes_on"), [(0.05, None, True), (900.0, None, False), (0.05, 40, False)])
+def test_a_longer_training_goes_on_from_the_shorter_ones_weights_where_time_is_short(
+    tmp_path: Path, seconds: float, steps: int | None, goes_on: bool
+) -> None:
+    begun = _Begun(tmp_path, steps=steps)
+    first = begun.ended("portfolio", 1.0, 1.0)
+    plan = begun.state._onward(first, "second round", seconds, 3.0)
+    assert (plan.recipe, plan.purpose, plan.pace.most_epochs) == (begun.recipe, "second round", 3 * begun.recipe.epochs)
+    if goes_on:
+        assert plan.continues == first.number
+        weights = begun.model.module.state_dict()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in plan.start.weights.module.state_dict().items())
+    else:
+        assert (plan.continues, plan.start) == (None, None)
+
+
+def test_all_the_time_behind_a_models_weights_counts(tmp_path: Path) -> None:
+    begun = _Begun(tmp_path)
+    first = begun.ended("portfolio", 10.0, 1.0)
+    second = begun.ended("second round", 30.0, 0.5, continues=first.number)
+    assert begun.state._trained_s(second) == 40.0
+    assert begun.state._exponent("second round") == pytest.approx(math.log(2) / math.log(4))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "errors", "had"),
+    [
+        ((9.0, 2.0), (1.0, 1.0), True),  # as good after fewer than a third of the epochs
+        ((9.0, 4.0), (1.0, 1.0), False),
+        ((9.0, 2.0), (1.0, 2.0), False),
+        ((2.0, 2.0), (2.0, 1.0), True),  # clearly better after as many
+        ((2.0, 9.0), (2.0, 1.0), False),
+    ],
+)
+def test_a_recipe_had_its_chance_where_another_got_as_far_with_less(
+    tmp_path: Path, epochs: tuple[float, float], errors: tuple[float, float], had: bool
+) -> None:
+    begun = _Begun(tmp_path)
+    trials = [begun.ended("portfolio", 1.0, error, epochs=count) for error, count in zip(errors, epochs, strict=True)]
+    assert begun.state._had_its_chance(trials[0], trials) is had
 
 
 def test_members_are_fast_enough_together() -> None:

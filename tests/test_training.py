@@ -15,7 +15,7 @@ from pixelfit.training import machine as measuring
 from pixelfit.training.augment import augment
 from pixelfit.training.averaging import WeightAverage
 from pixelfit.training.loop import Lesson, Start, train
-from pixelfit.training.pace import Pace, Pulse
+from pixelfit.training.pace import Pace, Pulse, look_cost, looks_worth
 from pixelfit.training.recipe import Augmentation, Recipe
 
 
@@ -71,6 +71,28 @@ def test_a_training_measured_on_a_slow_moment_is_lengthened_early(monkeypatch: p
     assert result.replans[0][1] > result.replans[0][0] / 0.3
     assert result.steps == result.replans[-1][1]
     assert 150.0 < now[0] < 210.0
+
+
+def test_looks_take_a_twentieth_of_a_training_at_most() -> None:
+    cost = look_cost(rows=2_000, batch=128)
+    assert cost == pytest.approx(2_000 / 3 / 128)
+    assert [looks_worth(steps, cost) for steps in (100, 250, 450, 900, 9_000)] == [1, 2, 4, 8, 8]
+    for steps in (250, 450, 900, 9_000):
+        assert looks_worth(steps, cost) * cost <= 0.05 * steps
+    assert looks_worth(100, 0.0) == 8
+
+
+@pytest.mark.parametrize("total", [7, 80, 101, 1_000])
+@pytest.mark.parametrize("look_steps", [0.0, 0.9, 1.9])
+def test_the_last_look_is_at_the_end_and_the_others_lie_evenly_before_it(total: int, look_steps: float) -> None:
+    pulse, places = Pulse(total=total, most=total, look_steps=look_steps), []
+    while pulse.step < total:
+        pulse.step = pulse.next_look()
+        places.append(pulse.step)
+    looks = min(looks_worth(total, look_steps), total)
+    assert places[-1] == total
+    assert len(places) == len(set(places)) == looks
+    assert np.ptp(np.diff([0, *places])) <= 1
 
 
 def test_a_losing_training_ends_at_its_check() -> None:

@@ -46,11 +46,16 @@ class Space:
         return self._of_family(FAMILIES["constant"], lambda name, dimension: dimension.start)
 
     def known_good(self, wanted: Mapping[str, Json]) -> tuple[Recipe, dict[str, Json]]:
-        """The recipe with the ``wanted`` answers, or the usual ones where the space does not allow them; and all its answers."""
+        """The recipe with the ``wanted`` answers, or the usual ones where the space does not allow them; and all its answers.
+
+        Where targets take few values the head is the discrete one, whatever is wanted: recipes that were found on other
+        targets name other heads. After 30 s on MNIST a residual net with squared error had RMSE 1.03, two convolutional nets
+        with the discrete head 0.33 and 0.35.
+        """
         answers: dict[str, Json] = {}
 
         def answer(name: str, dimension: Dimension) -> Json:
-            fits = name in wanted and dimension.allows(wanted[name])
+            fits = name in wanted and dimension.allows(wanted[name]) and not (name == "head" and self.heads[0] == "discrete")
             answers[name] = wanted[name] if fits else dimension.start
             return answers[name]
 

@@ -35,13 +35,15 @@ from pixelfit.types import FULL_LENGTH, SNAPSHOT, Array, Facts, Json, Splits, Tr
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
 _FIRST_ROUND_SHARE = 0.3  # of the time, at most
+_LONGEST_SLICE_SHARE = _FIRST_ROUND_SHARE / 10  # so that slow machines try the portfolio's recipes too
 _SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
 _MOST_FINALS = 6
 _SNAPSHOT_SHARE = 1 / 3  # of the time of the final whose weights it goes on from
 _LEAST_SNAPSHOT = 1 / 8  # of the same
 _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
 _LEAST_S = 1.0  # less time than this is not worth a trial
-_FIRST_STEPS = 300  # of the portfolio's first recipe: shorter trainings favour nets that learn fast and not far
+# Steps of the portfolio's first recipe, if there is time: shorter trainings favour nets that learn fast and not far.
+_FIRST_STEPS = 300
 _LEAST_STEPS = 100  # a training that cannot take so many says nothing
 _MOST_LENGTHS = 6.0  # times the recipe's own epochs, at most
 _TRIES = 8  # recipes that the sampler may propose until one is fast enough
@@ -84,12 +86,16 @@ class Stages:
     def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
         """What to try next, decided anew after each trial, until the trials or the time run out."""
         known = self._known_good()
-        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), _FIRST_STEPS * self.costs.step_s(known[0][0]))
+        enough_s = _FIRST_STEPS * self.costs.step_s(known[0][0])
+        slice_s = min(enough_s, _LONGEST_SLICE_SHARE * self._whole())
+        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), slice_s)
         yield self._plan(self.space.baseline(), "baseline", self.slice_s, 1.0), None
         if self.limits.trials is not None:
             yield from self._counted(known)
             return
-        yield from self._first_round(known)
+        # Where there is time for one training only, it is the best bet's, at full length.
+        if _FIRST_ROUND_SHARE * self._whole() >= 2 * max(self.slice_s, enough_s):
+            yield from self._first_round(known)
         yield from self._second_round()
         while not self._done() and self._finding_pays():
             yield from self._sampled()
@@ -113,8 +119,6 @@ class Stages:
     def _first_round(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
         """A short training of each recipe of the portfolio, as far as the time goes."""
         room = int(_FIRST_ROUND_SHARE * self._whole() / self.slice_s)
-        if room < 2:
-            return  # there is time for one training only: the best bet, at full length
         skipped = 0
         for recipe, answers in known[:room]:
             if self._done():
