@@ -10,8 +10,9 @@ from conftest import HOSTILE, bars
 
 from pixelfit import report
 from pixelfit.automl import Run, fit
+from pixelfit.environment import environment
 from pixelfit.errors import RunError
-from pixelfit.files import write_json
+from pixelfit.files import read_json, write_json
 from pixelfit.metrics import shown
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
@@ -41,6 +42,18 @@ def test_nothing_is_fetched_and_only_its_own_scripts_may_run(regression_run: Run
         without_scripts = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
         assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", without_scripts)
         assert "@import" not in page
+
+
+def test_the_machine_is_told_with_its_instructions_where_the_run_has_them(regression_run: Run, tmp_path: Path) -> None:
+    where = environment()
+    assert f"({where['instructions']}), {where['cores']} cores" in html(regression_run)
+    older = RunFolder(shutil.copytree(regression_run.folder.path, tmp_path / "older"))
+    described = read_json(older.path / "run.json")
+    del described["environment"]["instructions"]
+    write_json(older.path / "run.json", described)
+    report.draw(older)
+    assert f"{where['processor']} , {where['cores']}" not in older.report_file.read_text(encoding="utf-8")
+    assert f"{where['processor']}, {where['cores']} cores" in older.report_file.read_text(encoding="utf-8")
 
 
 def test_hostile_labels_are_text(classification_run: Run) -> None:

@@ -23,6 +23,7 @@ from pixelfit.metrics import rmse
 from pixelfit.models import FAMILIES
 from pixelfit.models.heads import make_head
 from pixelfit.models.model import Model
+from pixelfit.models.views import VIEWS
 from pixelfit.options import checked_options
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Silent
@@ -39,7 +40,7 @@ from pixelfit.search.space import build_space
 from pixelfit.search.study import Study
 from pixelfit.training.loop import Lesson, Start, train
 from pixelfit.training.pace import Pace
-from pixelfit.types import PictureSpec
+from pixelfit.types import FULL_LENGTH, PictureSpec
 
 
 def test_the_exponent_of_a_power_law_is_found() -> None:
@@ -449,6 +450,16 @@ def test_time_is_kept_for_what_follows_the_search() -> None:
         searching.time_after([trial], splits, facts, searching.Limits(distill=distill), deadline) for distill in (False, True)
     )
     assert wanting == pytest.approx(plain + 250)
+
+
+def test_time_is_kept_for_views_that_one_final_may_have_though_two_may_not() -> None:
+    facts, splits = prepared("regression")
+    deadline = Deadline(1000.0)
+    one_ms = 0.6 * searching.most_views_ms(splits, deadline) / max(VIEWS.values())
+    final = searching.Trial(1, "convnet", FULL_LENGTH, {}, "complete", 0, 1.0, score=1.0, predict_ms=one_ms)
+    kept = searching.time_after([final], splits, facts, searching.Limits(), deadline) - searching.after_s(splits, facts)
+    pictures = 2 * len(splits.validation) + len(splits.test)
+    assert kept >= (max(VIEWS.values()) + 1) * one_ms / 1000 * pictures
 
 
 def test_what_cannot_finish_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

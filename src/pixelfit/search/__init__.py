@@ -85,10 +85,11 @@ def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Li
     likely = finals or rank(trials)[:1]
     # One member more than there are yet, since the training under way will be one.
     predict_ms = sum(trial.predict_ms or 0.0 for trial in likely) * (1 + 1 / len(likely))
-    views = max(VIEWS.values()) if max(VIEWS.values()) * predict_ms <= most_views_ms(splits, deadline) else 1
+    # As many views as are allowed to the members that there are, or to fewer of them than seem likely now.
+    views_ms = max(predict_ms, min(max(VIEWS.values()) * predict_ms, most_views_ms(splits, deadline)))
     student_s = _STUDENT_SHARE * (deadline.budget_s or 0.0) if limits.distill else 0.0
     # Looking for better views takes a prediction without them first.
-    return after_s(splits, facts) + (views + 1) * predict_ms / 1000 * _pictures_predicted(splits) + student_s
+    return after_s(splits, facts) + (views_ms + predict_ms) / 1000 * _pictures_predicted(splits) + student_s
 
 
 def most_views_ms(splits: Splits, deadline: Deadline) -> float:
