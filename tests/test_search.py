@@ -244,6 +244,17 @@ def test_a_recipe_had_its_chance_where_another_got_as_far_with_less(
     assert begun.state._had_its_chance(trials[0], trials) is had
 
 
+@pytest.mark.parametrize(("behind", "goes_on"), [(1.9, [0, 1, 3]), (2.1, [0, 1])])
+def test_the_second_round_takes_a_young_recipe_too_unless_it_is_far_behind(
+    tmp_path: Path, behind: float, goes_on: list[int]
+) -> None:
+    begun = _Begun(tmp_path)
+    begun.state.slice_s = 0.01
+    for error, epochs in ((1.0, 2.0), (1.0, 2.0), (1.1, 2.0), (behind, 0.5)):
+        begun.ended("portfolio", 1.0, error, epochs=epochs)
+    assert [plan.continues for plan, _ in begun.state._second_round()] == goes_on
+
+
 def test_members_are_fast_enough_together() -> None:
     rng = np.random.default_rng(0)
     targets = rng.normal(size=400)

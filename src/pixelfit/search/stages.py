@@ -38,6 +38,7 @@ _FIRST_ROUND_SHARE = 0.3  # of the time, at most
 _LONGEST_SLICE_SHARE = _FIRST_ROUND_SHARE / 10  # so that slow machines try the portfolio's recipes too
 _SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
 _MOST_FINALS = 6
+_CATCHES_UP = 1.0  # times the best score: a recipe that is further behind does not go on for being young
 _SNAPSHOT_SHARE = 1 / 3  # of the time of the final whose weights it goes on from
 _LEAST_SNAPSHOT = 1 / 8  # of the same
 _MOST_FINDING = 0.5  # of the time: the rest trains at full length, whatever the gains promise
@@ -143,7 +144,8 @@ class Stages:
             return
         favourite = min(first, key=lambda trial: trial.number)
         best = [trial for trial in first[: max(2, round(len(first) / _SURVIVES))] if not self._had_its_chance(trial, first)]
-        others = [trial for trial in first if trial not in best and trial is not favourite and trial.epochs < 1.0]
+        left = [trial for trial in first if trial not in best and trial is not favourite]
+        others = [trial for trial in left if self._may_catch_up(trial, first[0])]
         for trial in [favourite, *(trial for trial in best if trial is not favourite), *others[:1]]:
             if self._done():
                 return
@@ -160,6 +162,12 @@ class Stages:
             or (other.epochs * _SURVIVES <= trial.epochs and not metrics.clearly_worse(self._losses(other), self._losses(trial)))
             for other in others
         )
+
+    def _may_catch_up(self, trial: Trial, best: Trial) -> bool:
+        """Whether it has not seen every picture once, and is not far behind."""
+        assert trial.score is not None
+        assert best.score is not None
+        return trial.epochs < 1.0 and trial.score - best.score <= _CATCHES_UP * abs(best.score)
 
     def _losses(self, trial: Trial) -> Array:
         return metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
