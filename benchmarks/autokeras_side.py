@@ -61,6 +61,8 @@ def main() -> None:
     kind = autokeras.ImageRegressor if chosen.task == "regression" else autokeras.ImageClassifier
     model = kind(max_trials=1 if chosen.fixed else 100, directory=chosen.out / "trials", overwrite=True, seed=chosen.seed)
     SEARCH["model"] = model
+    # Trials that begin with pretrained weights fail where these cannot be fetched; three in a row would end the search.
+    model.tuner.oracle.max_consecutive_failed_trials = model.tuner.oracle.max_trials
     if chosen.fixed:
         # AutoKeras cuts its own validation set off the end, and trains once more on everything.
         X, y = (np.concatenate([arrays[f"train_{name}"], arrays[f"val_{name}"]]) for name in ("X", "y"))

@@ -58,6 +58,7 @@ def main() -> None:
             "peak memory: resident, summed over the command's processes",
             "AutoKeras has no limit of wall-clock time: a callback ends the epoch under way and the search when the budget is "
             "over, and the best epoch of the best trial is scored; the row with a final fit has no limit",
+            "AutoKeras' trials that begin with pretrained weights fail within seconds on a machine without network",
             "while it searches, pixelfit's times are its trials' ends, from the seconds recorded of each",
             *sorted({_versions(record["figures"]) for record in records} - {""}),
         ],

@@ -88,7 +88,8 @@ class Stages:
         """What to try next, decided anew after each trial, until the trials or the time run out."""
         known = self._known_good()
         enough_s = _FIRST_STEPS * self.costs.step_s(known[0][0])
-        slice_s = min(enough_s, _LONGEST_SLICE_SHARE * self._whole())
+        least_s = self.costs.least_s(known[0][0], _LEAST_STEPS, len(self.splits.validation))
+        slice_s = min(enough_s, max(least_s, _LONGEST_SLICE_SHARE * self._whole()))
         self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), slice_s)
         yield self._plan(self.space.baseline(), "baseline", self.slice_s, 1.0), None
         if self.limits.trials is not None:
@@ -183,7 +184,9 @@ class Stages:
             slow = [_recipe(trial) for trial in self.trials if (trial.latency_ms or 0.0) > self.limits.latency_ms]
             affordable = [recipe for recipe, _ in known if recipe not in slow and self._affordable(recipe, self.left())]
             if affordable and not self._done():
-                yield self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+                plan = self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS)
+                # No trial has told yet how long its predictions take, so that no time is kept for them.
+                yield replace(plan, pace=replace(plan.pace, predictions=pictures_predicted(self.splits))), None
             return
         if self._done():
             return
@@ -372,6 +375,11 @@ class Stages:
         """Whether the latest trial is better than all others of its length."""
         latest = self.trials[-1]
         return latest.state == "complete" and self._ranked("portfolio", "sampled")[:1] == [latest]
+
+
+def pictures_predicted(splits: Splits) -> int:
+    """Of the final model: the validation set to choose its views and to calibrate it, then the test set."""
+    return 2 * len(splits.validation) + len(splits.test)
 
 
 def _recipe(trial: Trial) -> Recipe:
