@@ -15,7 +15,7 @@ from pixelfit.training import machine as measuring
 from pixelfit.training.augment import augment
 from pixelfit.training.averaging import WeightAverage
 from pixelfit.training.loop import Lesson, Start, train
-from pixelfit.training.pace import FEWEST_STEPS, Pace, Pulse, look_cost, looks_worth
+from pixelfit.training.pace import Pace, Pulse, look_cost, looks_worth
 from pixelfit.training.recipe import Augmentation, Recipe
 
 
@@ -71,16 +71,6 @@ def test_a_training_measured_on_a_slow_moment_is_lengthened_early(monkeypatch: p
     assert result.replans[0][1] > result.replans[0][0] / 0.3
     assert result.steps == result.replans[-1][1]
     assert 150.0 < now[0] < 210.0
-
-
-def test_time_for_predictions_after_it_is_kept_off_a_training() -> None:
-    facts, splits = prepared("regression")
-    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
-    free, busy = (
-        trained(recipe, facts, splits, pace=Pace(seconds=3.0, most_epochs=50.0, predictions=pictures)).steps
-        for pictures in (0, 10**9)
-    )
-    assert busy == FEWEST_STEPS < free
 
 
 def test_looks_take_a_twentieth_of_a_training_at_most() -> None:

@@ -14,7 +14,7 @@ from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import LocalEngine
 from pixelfit.search.space import Space
-from pixelfit.search.stages import Limits, Stages, pictures_predicted
+from pixelfit.search.stages import Limits, Stages
 from pixelfit.search.study import Study
 from pixelfit.training.loop import Lesson
 from pixelfit.training.machine import machine
@@ -89,11 +89,16 @@ def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Li
     views_ms = max(predict_ms, min(max(VIEWS.values()) * predict_ms, most_views_ms(splits, deadline)))
     student_s = _STUDENT_SHARE * (deadline.budget_s or 0.0) if limits.distill else 0.0
     # Looking for better views takes a prediction without them first.
-    return after_s(splits, facts) + (views_ms + predict_ms) / 1000 * pictures_predicted(splits) + student_s
+    return after_s(splits, facts) + (views_ms + predict_ms) / 1000 * _pictures_predicted(splits) + student_s
 
 
 def most_views_ms(splits: Splits, deadline: Deadline) -> float:
     """Milliseconds a picture that predictions at several views may take, so that they do not eat the budget."""
     if deadline.budget_s is None:
         return math.inf
-    return 1000 * _VIEWS_SHARE * deadline.budget_s / pictures_predicted(splits)
+    return 1000 * _VIEWS_SHARE * deadline.budget_s / _pictures_predicted(splits)
+
+
+def _pictures_predicted(splits: Splits) -> int:
+    """Of the final model: the validation set to choose its views and to calibrate it, then the test set."""
+    return 2 * len(splits.validation) + len(splits.test)

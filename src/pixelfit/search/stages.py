@@ -184,9 +184,7 @@ class Stages:
             slow = [_recipe(trial) for trial in self.trials if (trial.latency_ms or 0.0) > self.limits.latency_ms]
             affordable = [recipe for recipe, _ in known if recipe not in slow and self._affordable(recipe, self.left())]
             if affordable and not self._done():
-                plan = self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS)
-                # No trial has told yet how long its predictions take, so that no time is kept for them.
-                yield replace(plan, pace=replace(plan.pace, predictions=pictures_predicted(self.splits))), None
+                yield self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
             return
         if self._done():
             return
@@ -375,11 +373,6 @@ class Stages:
         """Whether the latest trial is better than all others of its length."""
         latest = self.trials[-1]
         return latest.state == "complete" and self._ranked("portfolio", "sampled")[:1] == [latest]
-
-
-def pictures_predicted(splits: Splits) -> int:
-    """Of the final model: the validation set to choose its views and to calibrate it, then the test set."""
-    return 2 * len(splits.validation) + len(splits.test)
 
 
 def _recipe(trial: Trial) -> Recipe:

@@ -181,7 +181,7 @@ class _Training:
         self.model.module.to(self.device)
         self.forward: Callable[[torch.Tensor], torch.Tensor] = model.module
         self.validation_rows = len(lesson.validation) if lesson.validation else 0
-        self.final_s = 0.0  # what the predictions after the last step will take
+        self.final_s = 0.0  # what the last prediction of the whole validation set will take
         self.checked = lesson.validation and _every_nth(lesson.validation)
         self.look_steps = look_cost(len(self.checked), self.batch) if self.checked else 0.0
 
@@ -197,7 +197,7 @@ class _Training:
         elif pace.seconds == float("inf"):
             total = most
         else:
-            total = self._steps_that_fit(most, begun + pace.seconds, self.validation_rows + pace.predictions)
+            total = self._steps_that_fit(most, begun + pace.seconds)
         pulse = Pulse(total=total, most=most, look_steps=self.look_steps)
         kept, averaged = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
         self.model.module.eval()
@@ -323,11 +323,8 @@ class _Training:
             predictions = self.model.predict(checked.store, checked.rows)
         return metrics.row_losses(self.facts, checked.targets, predictions)
 
-    def _steps_that_fit(self, most: int, end: float, predictions: int) -> int:
-        """Time a few steps and one check, put everything back as it was, and say how many steps fit until ``end``.
-
-        ``predictions`` is the number of pictures that will be predicted once they are done.
-        """
+    def _steps_that_fit(self, most: int, end: float) -> int:
+        """Time a few steps and one check, put everything back as it was, and say how many steps fit until ``end``."""
         before = _copy(self.model)
         optimizer, batches, dice = self._fresh()
         seconds = []
@@ -342,9 +339,9 @@ class _Training:
             started = time.monotonic()
             self._row_losses(self.checked)
             check_s = time.monotonic() - started
-            # Then it is in full precision, which takes about twice as long as in low.
+            # At the end the whole validation set is predicted in full precision, which takes about twice as long as in low.
             longer = 2 if self.machine.low_precision else 1
-            self.final_s = longer * check_s * predictions / len(self.checked)
+            self.final_s = longer * check_s * self.validation_rows / len(self.checked)
         self.model.module.load_state_dict(before)
         step_s = float(np.median(seconds[_WARM_STEPS:] or seconds))
         left = end - self.final_s - time.monotonic()

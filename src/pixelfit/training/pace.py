@@ -24,14 +24,12 @@ class Pace:
     With ``steps`` it takes just these. Otherwise it takes the steps of at most ``most_epochs`` epochs that fit into
     ``seconds``, measured on its first steps and then fixed, but for a correction where the machine proves faster or
     slower (``Trained.replans``). It is shortened in both cases if it would run over ``seconds``; with no limit there,
-    nothing depends on the clock. Of the seconds, those are kept that the predictions of so many more pictures will take
-    after it (``predictions``), which nothing but its own first steps tells.
+    nothing depends on the clock.
     """
 
     seconds: float = float("inf")
     most_epochs: float = 12.0
     steps: int | None = None
-    predictions: int = 0
 
 
 @dataclass(frozen=True)
