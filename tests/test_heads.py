@@ -30,6 +30,9 @@ AWKWARD = {
 }
 
 
+PRICES = np.exp(np.random.default_rng(7).normal(13, 0.9, 535))  # as heavy-tailed as prices of houses
+
+
 def edges(head: HistogramHead) -> Array:
     return np.linspace(head.low, head.high, head.bins + 1) * head.std + head.mean
 
@@ -106,6 +109,41 @@ def test_discrete_median_and_spread_are_numpys() -> None:
     drawn = [np.repeat(values, row) for row in counts]
     np.testing.assert_allclose(DiscreteHead(values, "median").predict(outputs).numpy(), [np.median(each) for each in drawn])
     np.testing.assert_allclose(DiscreteHead(values).spread(outputs).numpy(), [each.std() for each in drawn], rtol=1e-6)
+
+
+def test_heavy_tails_get_bins_of_their_logarithm() -> None:
+    assert fitting_heads("regression", PRICES, 0, "rmse")[0] == "log_histogram"
+    for even in (np.linspace(1, 2, 300), PRICES - PRICES.max(), np.log(PRICES)):
+        assert "log_histogram" not in fitting_heads("regression", even, 0, "rmse")
+
+
+def test_means_and_spreads_of_logarithmic_bins_are_those_of_numerical_integration() -> None:
+    head = make_head("log_histogram", PRICES, 0, "rmse")
+    assert isinstance(head, HistogramHead)
+    bounds = edges(head)
+    shares = np.random.default_rng(1).dirichlet(np.ones(head.bins), 20)
+    places = (np.arange(4000) + 0.5) / 4000
+    values = np.exp(bounds[:-1, None] + places * np.diff(bounds)[:, None])  # evenly over each bin of the logarithm
+    mean = shares @ values.mean(axis=1)
+    second = shares @ (values**2).mean(axis=1)
+    outputs = torch.from_numpy(np.log(shares))
+    np.testing.assert_allclose(head.predict(outputs).numpy(), mean, rtol=1e-5)
+    np.testing.assert_allclose(head.spread(outputs).numpy(), np.sqrt(second - mean**2), rtol=1e-5)
+    median = make_head("log_histogram", PRICES, 0, "mae")
+    expected = [np.exp(np.interp(0.5, np.append(0, row.cumsum()), bounds)) for row in shares]
+    np.testing.assert_allclose(median.predict(outputs).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric", METRICS_OF["regression"])
+def test_a_logarithmic_head_knows_its_targets_again(metric) -> None:
+    head = make_head("log_histogram", PRICES, 0, metric)
+    assert isinstance(head, HistogramHead)
+    outputs = head.smoothed(head.encode(PRICES)).clamp_min(1e-30).log()
+    np.testing.assert_allclose(head.predict(outputs).numpy(), PRICES, rtol=0.15)  # a bin is a factor of 1.3 wide
+    prior = head.predict(head.prior(head.encode(PRICES))[None].float())
+    assert float(prior) == pytest.approx(PRICES.mean() if metric == "rmse" else np.median(PRICES), rel=0.1)
+    assert torch.isfinite(head.encode(np.array([0.0, -5.0, 1e300]))).all()
+    assert head_from_json(head_to_json(head)) == head
 
 
 def test_huber_loss_by_hand() -> None:

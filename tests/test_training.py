@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_models import Unwatched, prepared, trained
 
+from pixelfit import environment
 from pixelfit.search.space import build_space
 from pixelfit.training import loop
 from pixelfit.training import machine as measuring
@@ -271,13 +272,13 @@ def test_the_machine_is_measured_once_and_says_what_pays(monkeypatch: pytest.Mon
     assert not measuring.machine.__wrapped__().low_precision
     monkeypatch.setattr(measuring, "_can_low", lambda device: False)
     assert not measuring.machine.__wrapped__().low_precision
-    assert torch.get_num_threads() == measuring.usable_cores()
+    assert torch.get_num_threads() == environment.usable_cores()
 
 
 def test_a_quota_of_the_control_group_limits_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(measuring, "_QUOTA", quota)
-    free = measuring.usable_cores()
+    monkeypatch.setattr(environment, "_QUOTA", quota)
+    free = environment.usable_cores()
     for text, cores in (("100000 100000", 1), ("max 100000", free), ("50000 100000", 1), (f"{free * 3}00000 100000", free)):
         quota.write_text(text)
-        assert measuring.usable_cores() == cores
+        assert environment.usable_cores() == cores

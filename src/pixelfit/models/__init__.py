@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from pixelfit.models import constant, convnet, linear, mlp, resnet, trees
+from pixelfit.models import constant, convnet, linear, mlp, pretrained, resnet, trees
 from pixelfit.models.family import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (constant.FAMILY, convnet.FAMILY, resnet.FAMILY, mlp.FAMILY, trees.FAMILY, linear.FAMILY)
+    family.name: family
+    for family in (
+        constant.FAMILY,
+        convnet.FAMILY,
+        resnet.FAMILY,
+        mlp.FAMILY,
+        trees.FAMILY,
+        linear.FAMILY,
+        pretrained.FAMILY,
+    )
 }
 
 __all__ = ["FAMILIES", "Family"]

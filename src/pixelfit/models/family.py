@@ -88,6 +88,8 @@ class Family:
     searched: bool = True
     heads: tuple[str, ...] = ()  # names of those that suit it; empty: all
     augmented: bool = True  # whether its training pictures are turned and shifted
+    begin: Callable[[nn.Module, Architecture], None] | None = None  # what a fresh module is given before it is trained
+    pretrained: bool = False  # whether it needs a backbone that was trained before
 
     def starting_architecture(self) -> dict[str, Json]:
         """The known-good architecture."""

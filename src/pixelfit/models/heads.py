@@ -22,6 +22,8 @@ _SEEN_EACH = 5
 _FEWEST_BINS, _MOST_BINS = 20, 100
 _PICTURES_A_BIN = 40  # for the angles of turned digits, 1,360 to train on, 30 bins had RMSE 0.48 and 100 bins 0.57 (one run)
 _BINS_BEYOND = 3  # on each side of the training targets: four standard deviations of a smoothed target
+_HEAVY = 1.5  # skewness; that of an exponential distribution is 2
+_LEAST_POSITIVE = 1e-300  # what is no positive number has no logarithm, and counts as the smallest
 _SIGMA = 0.75  # of a smoothed target, in bin widths (Farebrother et al. 2024)
 # Errors beyond this many standard deviations of the target count linearly. Good models' errors are a small share of
 # one deviation; for the mean absolute error nearly all should count linearly.
@@ -154,6 +156,9 @@ class HistogramHead:
     Trained with cross-entropy against a normal distribution around the target, cut into the same bins (HL-Gaussian of
     Imani & White 2018, "Improving Regression Performance with Distributional Losses"; Farebrother et al. 2024,
     arXiv:2403.03950). The bins reach from ``low`` to ``high`` in standardised units; probability is even within a bin.
+
+    With ``log`` the bins divide the target's logarithm. For heavy tails, such as prices, that gives the many small values as
+    fine a scale as the few large ones need; the mean is still that of the target and not of its logarithm.
     """
 
     mean: float
@@ -162,6 +167,7 @@ class HistogramHead:
     high: float
     bins: int
     center: Center = "mean"
+    log: bool = False
     name: str = "histogram"
 
     @property
@@ -170,8 +176,8 @@ class HistogramHead:
         return self.bins
 
     def encode(self, targets: Array) -> torch.Tensor:
-        """Targets as the loss takes them: standardised, shape (N,)."""
-        return _standardised(targets, self.mean, self.std)
+        """Targets as the loss takes them: standardised, of their logarithms if ``log``, shape (N,)."""
+        return _standardised(np.log(np.maximum(targets, _LEAST_POSITIVE)) if self.log else targets, self.mean, self.std)
 
     def smoothed(self, encoded: torch.Tensor) -> torch.Tensor:
         """Each target's share of every bin, shape (N, bins); a target outside the bins counts as at their end."""
@@ -189,22 +195,35 @@ class HistogramHead:
     def predict(self, outputs: torch.Tensor) -> torch.Tensor:
         """Predicted values, shape (N,)."""
         shares = outputs.double().softmax(dim=1)
-        center = shares @ self._middles(outputs.device) if self.center == "mean" else self._median(shares)
-        return center * self.std + self.mean
+        if self.center == "mean":
+            return shares @ self._means(outputs.device)
+        median = self._median(shares) * self.std + self.mean
+        return median.exp() if self.log else median
 
     def spread(self, outputs: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the predicted distribution, in the target's unit, shape (N,)."""
-        between = _deviation(outputs.double().softmax(dim=1), self._middles(outputs.device))
-        within = (self.high - self.low) / self.bins / 12**0.5  # of an even distribution over one bin
-        return between.square().add(within**2).sqrt() * self.std
+        shares, means = outputs.double().softmax(dim=1), self._means(outputs.device)
+        return (_deviation(shares, means).square() + shares @ self._variances(outputs.device)).sqrt()
 
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,)."""
         return self.smoothed(encoded).mean(dim=0).clamp_min(1e-9).log()
 
-    def _middles(self, device: torch.device) -> torch.Tensor:
-        edges = torch.linspace(self.low, self.high, self.bins + 1, dtype=torch.float64, device=device)
-        return (edges[1:] + edges[:-1]) / 2
+    def _edges(self, device: torch.device) -> torch.Tensor:
+        """The bins' ends in the unit that they divide evenly: the target's, or its logarithm's."""
+        return torch.linspace(self.low, self.high, self.bins + 1, dtype=torch.float64, device=device) * self.std + self.mean
+
+    def _means(self, device: torch.device) -> torch.Tensor:
+        """The target's mean within each bin, in its unit."""
+        edges = self._edges(device)
+        return edges.exp().diff() / edges.diff() if self.log else (edges[1:] + edges[:-1]) / 2
+
+    def _variances(self, device: torch.device) -> torch.Tensor:
+        """The target's variance within each bin, in its unit squared."""
+        edges = self._edges(device)
+        if not self.log:
+            return edges.diff().square() / 12
+        return ((2 * edges).exp().diff() / (2 * edges.diff()) - self._means(device).square()).clamp_min(0)
 
     def _median(self, shares: torch.Tensor) -> torch.Tensor:
         """Where half of the probability is reached, between the ends of a bin by linear interpolation."""
@@ -254,6 +273,7 @@ _KINDS: dict[str, type[SquaredHead] | type[HuberHead] | type[DiscreteHead] | typ
     "huber": HuberHead,
     "discrete": DiscreteHead,
     "histogram": HistogramHead,
+    "log_histogram": HistogramHead,
     "classes": ClassHead,
 }
 
@@ -267,11 +287,22 @@ def fitting_heads(task: Task, train_targets: Array, classes: int, metric: Metric
     """
     if task == "classification":
         return ("classes",)
-    heads = ("huber", "histogram", "squared") if metric == "mae" else ("squared", "histogram", "huber")
+    heads: tuple[str, ...] = ("huber", "histogram", "squared") if metric == "mae" else ("squared", "histogram", "huber")
+    if heavy_tailed(train_targets):
+        heads = ("log_histogram", *heads)
     values = len(np.unique(train_targets))
     if 2 <= values <= _MOST_VALUES and len(train_targets) >= _SEEN_EACH * values:
         return ("discrete", *heads)
     return heads
+
+
+def heavy_tailed(targets: Array) -> bool:
+    """Whether the targets are positive, with a long tail of large ones that their logarithms have not."""
+    return bool(targets.min() > 0) and _skewness(targets) > _HEAVY > 2 * abs(_skewness(np.log(targets)))
+
+
+def _skewness(values: Array) -> float:
+    return float(((values - values.mean()) ** 3).mean() / max(float(values.std()), 1e-300) ** 3)
 
 
 def make_head(name: str, train_targets: Array, classes: int, metric: Metric) -> Head:
@@ -288,11 +319,14 @@ def make_head(name: str, train_targets: Array, classes: int, metric: Metric) -> 
         return DiscreteHead(tuple(float(value) for value in np.unique(train_targets)), center)
     if name == "huber":
         return HuberHead(mean, std, _DELTA[center])
-    if name == "histogram":
+    if name in ("histogram", "log_histogram"):
+        if name == "log_histogram":
+            train_targets = np.log(train_targets)
+            mean, std = float(train_targets.mean()), float(train_targets.std()) or 1.0
         bins = int(np.clip(len(train_targets) // _PICTURES_A_BIN, _FEWEST_BINS, _MOST_BINS))
         low, high = (float(train_targets.min()) - mean) / std, (float(train_targets.max()) - mean) / std
         beyond = ((high - low) or 1.0) / (bins - 2 * _BINS_BEYOND) * _BINS_BEYOND
-        return HistogramHead(mean, std, low - beyond, high + beyond, bins, center)
+        return HistogramHead(mean, std, low - beyond, high + beyond, bins, center, name == "log_histogram", name)
     return SquaredHead(mean, std)
 
 

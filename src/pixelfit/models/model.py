@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 
 from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, written_beside
@@ -25,25 +26,38 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class Preparation:
-    """From stored pictures to what modules take: floats, shape (N, C, H, W), each channel with mean 0 and deviation 1."""
+    """From stored pictures to what modules take: floats, shape (N, C, H, W), each channel with mean 0 and deviation 1.
+
+    ``size`` is the height and width to which pictures are made smaller; None where they stay as they are stored.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: tuple[int, int] | None = None
 
     @staticmethod
-    def of(train_set: Examples) -> Preparation:
-        """Measure the channels of the training pictures."""
+    def of(train_set: Examples, spec: PictureSpec, side: int = 0) -> Preparation:
+        """Measure the channels of the training pictures; the model will see their longer side as ``side`` pixels, 0 as stored."""
+        seen = spec.within(side)
+        size = None if seen == spec else (seen.height, seen.width)
         # Ten thousand pictures fix a mean to far more digits than matter.
         sample = train_set.store[train_set.rows[:: max(1, len(train_set) // 10_000)]]
         sample = sample.reshape(-1, sample.shape[3])
         mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
-        return Preparation(tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std))
+        return Preparation(tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std), size)
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         """Stored pictures (N, H, W, C) to normalised floats (N, C, H, W), channels-last in memory."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=pictures.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=pictures.device)
-        return ((pictures.float() - mean) / std).permute(0, 3, 1, 2)
+        floats = pictures.float()
+        if self.size is not None:  # before the rest, which is then done on fewer pixels
+            floats = F.adaptive_avg_pool2d(floats.permute(0, 3, 1, 2), self.size).permute(0, 2, 3, 1)
+        return ((floats - mean) / std).permute(0, 3, 1, 2)
+
+    def seen(self, spec: PictureSpec) -> PictureSpec:
+        """The form in which a module sees pictures that are stored in the form ``spec``."""
+        return spec if self.size is None else replace(spec, height=self.size[0], width=self.size[1])
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class Model:
         view_kind: str = "single",
     ) -> Model:
         """An untrained model of the family."""
-        module = FAMILIES[family].build(spec, head.outputs, architecture)
+        module = FAMILIES[family].build(preparation.seen(spec), head.outputs, architecture)
         return Model(family, architecture, spec, preparation, head, _channels_last(module), temperature, view_kind)
 
     def parameters(self) -> int:
@@ -150,7 +164,7 @@ class Model:
                 described["family"],
                 described["architecture"],
                 PictureSpec(**described["spec"]),
-                Preparation(**{name: tuple(values) for name, values in described["preparation"].items()}),
+                Preparation(**{name: values and tuple(values) for name, values in described["preparation"].items()}),
                 head_from_json(described["head"]),
                 float(described["temperature"]),
                 described.get("views", "single"),

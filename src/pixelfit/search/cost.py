@@ -57,7 +57,7 @@ class CostModel:
             self._of_family[recipe.family] = self._operations(recipe) * trial.steps / trial.step_s
 
     def _operations(self, recipe: Recipe) -> float:
-        forward = _forward_operations(recipe.family, tuple(sorted(recipe.architecture.items())), self._spec)
+        forward = _forward_operations(recipe.family, tuple(sorted(recipe.architecture.items())), self._spec.within(recipe.side))
         return float(_BACKWARD * forward * recipe.batch_size)
 
 

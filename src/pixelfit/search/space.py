@@ -12,10 +12,12 @@ from pixelfit.models import FAMILIES, Family
 from pixelfit.models.family import Between, Choice, Dimension
 from pixelfit.models.heads import SMOOTHED, fitting_heads
 from pixelfit.training.recipe import Augmentation, Recipe
-from pixelfit.types import Examples, Facts, Json
+from pixelfit.types import Examples, Facts, Json, PictureSpec
 
 # One unit of augmentation: what an even hand varies when it writes or photographs the same thing again.
 _UNIT = Augmentation(rotate=7.0, scale=0.08, shear=0.10, shift=0.05)
+# Longest sides at which nets may see pictures; two cores can train on pictures of the usual one in minutes.
+_SIDES, _USUAL_SIDE = (48, 96, 160, 224), 96
 _STEPS_WANTED = 1_000  # fewer leave a net from scratch unfinished
 _FEWEST_EPOCHS, _MOST_EPOCHS = 12.0, 100.0
 
@@ -35,10 +37,13 @@ class Space:
     batch_sizes: Choice
     epochs: float
     colour: bool
+    sides: Choice
+    backbone: Mapping[str, Json] | None = None  # what pretrained families begin with, as part of their architecture
 
     def recipe(self, ask: Ask) -> Recipe:
         """A recipe from the answers to its questions; which questions are asked depends on earlier answers."""
-        searched = tuple(family.name for family in FAMILIES.values() if family.searched)
+        able = (family for family in FAMILIES.values() if family.searched and (self.backbone or not family.pretrained))
+        searched = tuple(family.name for family in able)
         return self._of_family(FAMILIES[ask("family", Choice(searched, searched[0]))], ask)
 
     def baseline(self) -> Recipe:
@@ -66,6 +71,8 @@ class Space:
         if family.heads and head not in family.heads:
             head = next(name for name in self.heads if name in family.heads)
         architecture = {name: ask(f"{family.name}.{name}", dimension) for name, dimension in family.space.items()}
+        if family.pretrained:
+            architecture |= self.backbone or {}
         if family.fit is not None:
             return Recipe(family.name, head, architecture, epochs=1.0)
         return Recipe(
@@ -81,6 +88,7 @@ class Space:
             label_smoothing=ask("label_smoothing", Choice((0.0, 0.05, 0.1), 0.05)) if head in SMOOTHED else 0.0,
             averaging=ask("averaging", Choice((0.0, 0.02, 0.1), 0.0)),
             augmentation=self._augmentation(ask) if family.augmented else Augmentation(),
+            side=int(ask("side", self.sides)) if len(self.sides.values) > 1 else 0,
         )
 
     def _augmentation(self, ask: Ask) -> Augmentation:
@@ -91,7 +99,7 @@ class Space:
         return Augmentation(_UNIT.rotate * amount, _UNIT.scale * amount, _UNIT.shear * amount, _UNIT.shift * amount, flip)
 
 
-def build_space(facts: Facts, train: Examples) -> Space:
+def build_space(facts: Facts, train: Examples, backbone: Mapping[str, Json] | None = None) -> Space:
     """The space that suits the task, the targets and the number of pictures."""
     sizes = tuple(size for size in (64, 128, 256) if size <= max(64, len(train) // 8))
     return Space(
@@ -99,4 +107,14 @@ def build_space(facts: Facts, train: Examples) -> Space:
         batch_sizes=Choice(sizes, 128 if 128 in sizes else sizes[-1]),
         epochs=float(np.clip(np.ceil(_STEPS_WANTED * 128 / len(train)), _FEWEST_EPOCHS, _MOST_EPOCHS)),
         colour=facts.spec.channels == 3,
+        sides=_sides(facts.spec),
+        backbone=backbone,
     )
+
+
+def _sides(spec: PictureSpec) -> Choice:
+    """At how many pixels of their longer side nets may see the pictures; 0 stands for all that are stored."""
+    longest = max(spec.height, spec.width)
+    if longest <= _USUAL_SIDE:
+        return Choice((0,), 0)
+    return Choice((*(side for side in _SIDES if side < longest), 0), _USUAL_SIDE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _WARM_STEPS = 3  # the first steps allocate memory and pick kernels, and would m
 MEASURING_STEPS = _WARM_STEPS + 8
 _VALIDATION_ROWS_IN_TRAINING = 2_000
 _CHUNK = 1_024  # pictures at a time for models that are fitted directly
+_FLOATS_AT_ONCE = 1 << 24  # and at most so many of their numbers
 _COMPILED_FROM_S = 60.0  # on a GPU: a shorter training would not earn back the time that compiling its graph takes
 _MEMORY_FOR_PICTURES = 0.3  # of what a GPU has free
 
@@ -128,12 +130,17 @@ def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
     facts = lesson.facts
     if start.model is None:
         head = make_head(recipe.head, lesson.train.targets, len(facts.classes or ()), facts.metric)
-        model = Model.new(recipe.family, recipe.architecture, facts.spec, Preparation.of(lesson.train), head)
+        model = Model.new(
+            recipe.family, recipe.architecture, facts.spec, Preparation.of(lesson.train, facts.spec, recipe.side), head
+        )
     else:
         like = start.model
         model = Model.new(recipe.family, recipe.architecture, like.spec, like.preparation, like.head, like.temperature)
+    begin = FAMILIES[recipe.family].begin
     if start.weights is not None:
         model.module.load_state_dict(start.weights.module.state_dict())
+    elif begin is not None:
+        begin(model.module, recipe.architecture)
     return model
 
 
@@ -150,7 +157,8 @@ def _fit_directly(
     fit = FAMILIES[recipe.family].fit
     assert fit is not None
     begun = time.monotonic()
-    chunks = np.array_split(train_set.rows, math.ceil(len(train_set) / _CHUNK))
+    at_once = max(1, min(_CHUNK, _FLOATS_AT_ONCE // train_set.store[0].size))
+    chunks = np.array_split(train_set.rows, math.ceil(len(train_set) / at_once))
     with torch.inference_mode():
         steps = fit(
             model.module,
@@ -172,7 +180,10 @@ class _Training:
         self.recipe, self.model, self.seed, self.facts = recipe, model, seed, lesson.facts
         self.machine = machine()
         self.device = torch.device(self.machine.device)
-        self.pictures = torch.from_numpy(lesson.train.store)
+        with warnings.catch_warnings():
+            # A store that is mapped from disk cannot be written to, which PyTorch warns of; nothing here does.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.pictures = torch.from_numpy(lesson.train.store)
         if self.device.type == "cuda" and self.pictures.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]:
             self.pictures = self.pictures.to(self.device)
         self.rows = torch.from_numpy(lesson.train.rows).to(self.pictures.device)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from pixelfit.environment import usable_cores
 from pixelfit.types import Json
 
 _ROUNDS = 6  # the first two pick kernels and do not count
 _LAYERS = 3
 _LEAST_GAIN = 1.1  # bfloat16 rounds: below this speed-up it is not worth it
 _PROBE = (64, 32, 24)  # pictures, channels and pixels a side of the convolution that is timed
-
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Linux, control groups of version 2
 
 
 @dataclass(frozen=True)
@@ -59,16 +56,6 @@ def machine() -> Machine:
     pictures, channels, side = _PROBE
     flops = 6 * _LAYERS * pictures * side**2 * 9 * channels**2 / min(full, low)  # two forward, four backward for a weight
     return Machine(device.type, threads, speed_up >= _LEAST_GAIN, round(speed_up, 2), round(flops, -6))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: of its affinity mask, and of its control group's quota where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if _QUOTA.is_file():
-        allowed, period = _QUOTA.read_text(encoding="ascii").split()
-        if allowed != "max":
-            cores = min(cores, max(1, int(allowed) // int(period)))
-    return cores
 
 
 def _can_low(device: torch.device) -> bool:

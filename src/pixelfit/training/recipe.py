@@ -33,6 +33,7 @@ class Recipe:
     label_smoothing: float = 0.0
     averaging: float = 0.0  # share of the steps over which the final weights are averaged; 0: they are the last ones
     augmentation: Augmentation = field(default_factory=Augmentation)
+    side: int = 0  # longest side at which the model sees pictures, in pixels; 0: as they are stored
 
     def to_json(self) -> dict[str, Json]:
         """The recipe as JSON."""

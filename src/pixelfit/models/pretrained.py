@@ -1,0 +1,250 @@
+"""A backbone that was trained on other pictures before, kept as it is, with a linear layer on its features.
+
+The backbones are timm's (Wightman 2019, "PyTorch Image Models"). Their features of a few hundred photographs take seconds, and
+the layer on top is a convex problem: solved with L-BFGS for whatever loss the head has, its penalty chosen by cross-validation.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from pixelfit.errors import DataError
+from pixelfit.models.family import Architecture, Choice, Family
+from pixelfit.models.heads import Head
+from pixelfit.progress import Progress
+from pixelfit.types import Facts, Json, PictureSpec
+
+HUB = "hub"  # weights that timm fetches, or has fetched, from its hub
+DEFAULT_BACKBONE = "efficientnet_lite0"
+_WORTH_SIDE = 64  # pixels: features of photographs say little of pictures that are smaller
+_AT_ONCE = 32  # pictures: the maps of more do not fit into the processor's caches
+_FOLDS = 5
+_MOST_CROSS_VALIDATED = 3_000  # pictures; more are held out once
+# Of the mean loss, on weights for standardised features; from strong to weak, each solved from the one before.
+_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+_PATIENCE = 2  # penalties in a row that make it worse
+_ITERATIONS = 60
+
+
+class Frozen(nn.Module):
+    """A backbone's features, and a linear layer on them."""
+
+    def __init__(self, spec: PictureSpec, outputs: int, architecture: Architecture) -> None:
+        super().__init__()
+        grow = architecture["side"] / max(spec.height, spec.width)
+        self.size = (max(32, round(spec.height * grow)), max(32, round(spec.width * grow)))
+        self.body = timm_model(architecture["backbone"], with_classifier=False)
+        self.body.requires_grad_(False)
+        self.output = nn.Linear(int(self.body.num_features), outputs)  # type: ignore[arg-type]
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, features)."""
+        return torch.cat([self._some(part) for part in torch.split(pictures, _AT_ONCE)])
+
+    def _some(self, pictures: torch.Tensor) -> torch.Tensor:
+        shown = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+        resized = F.interpolate(shown, size=self.size, mode="bilinear", antialias=True, align_corners=False)
+        features: torch.Tensor = self.body(resized.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, outputs)."""
+        outputs: torch.Tensor = self.output(self.features(pictures))
+        return outputs
+
+
+def offered(facts: Facts, weights: Path | None, backbone: str | None, progress: Progress) -> Mapping[str, Json] | None:
+    """The backbone that a search may use, as part of an architecture; None where there is none, which is said if it was wanted.
+
+    With neither ``weights`` nor ``backbone`` the usual backbone is offered for pictures that are large enough, if timm is there.
+
+    Raises:
+        DataError: ``weights`` cannot be read or does not fit, or the pictures have neither one channel nor three.
+    """
+    name = backbone or DEFAULT_BACKBONE
+    longest = max(facts.original_height[1], facts.original_width[1])
+    if facts.spec.channels not in (1, 3):
+        if weights is not None:
+            raise DataError(f"Pretrained weights are for grey or colour pictures; these have {facts.spec.channels} channels.")
+        return None
+    if weights is not None:
+        pretrained_state(name, str(weights))
+        return {"backbone": name, "weights": str(weights.resolve())}
+    if backbone is None and (longest < _WORTH_SIDE or importlib.util.find_spec("timm") is None):
+        return None
+    try:
+        pretrained_state(name, HUB)
+    except DataError as error:
+        progress.say(f"No pretrained backbone: {error} The search goes on without; --weights FILE names a file of weights.")
+        return None
+    return {"backbone": name, "weights": HUB}
+
+
+def timm_model(backbone: str, *, with_classifier: bool) -> nn.Module:
+    """The model of that name in timm, with fresh weights; raises DataError if timm cannot be used or knows no such model."""
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
+        raise DataError(
+            f"The backbone {backbone} needs timm, which cannot be imported ({_line(error)}): pip install 'pixelfit[pretrained]'."
+        ) from error
+    try:
+        model: nn.Module = timm.create_model(backbone, pretrained=False, num_classes=None if with_classifier else 0)
+    except RuntimeError as error:
+        raise DataError(f"timm has no model {backbone!r}: {_line(error)}.") from error
+    return model
+
+
+def pretrained_state(backbone: str, weights: str) -> dict[str, torch.Tensor]:
+    """The backbone's trained weights by timm's names, its classifier among them.
+
+    Args:
+        backbone: timm's name of the model.
+        weights: ``HUB``, or a path of a safetensors file or of a torch file, which is read with ``weights_only=True``. Names in
+            the file may be others than timm's if the order and the shapes are the same.
+
+    Raises:
+        DataError: the file cannot be read or does not fit; or the hub has no weights, or cannot be reached.
+    """
+    like = timm_model(backbone, with_classifier=True).state_dict()
+    if weights == HUB:
+        import timm
+
+        try:
+            return dict(timm.create_model(backbone, pretrained=True).state_dict())
+        except Exception as error:
+            raise DataError(f"No weights of {backbone} could be had: {_line(error)}.") from error
+    found = _read(Path(weights))
+    state = found if set(found) == set(like) else dict(zip(like, found.values(), strict=False))
+    if len(found) != len(like) or any(state[name].shape != tensor.shape for name, tensor in like.items()):
+        raise DataError(
+            f"{weights} does not fit {backbone}, which has {len(like)} tensors; it holds {len(found)}, or others in "
+            f"shape or order: name its model with --backbone."
+        )
+    return state
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise DataError(f"There is no file of weights {path}.")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read as weights: {_line(error)}.") from error
+    for wrapped in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapped), dict):
+            content = content[wrapped]
+    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise DataError(f"{path} holds no weights by name.")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+
+
+def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
+    """The backbone with fresh weights; ``begin`` brings the trained ones."""
+    return Frozen(spec, outputs, architecture)
+
+
+def begin(module: nn.Module, architecture: Architecture) -> None:
+    """Give the backbone its trained weights."""
+    assert isinstance(module, Frozen)
+    state = pretrained_state(architecture["backbone"], architecture["weights"])
+    module.body.load_state_dict({name: state[name] for name in module.body.state_dict()})
+
+
+def fit(
+    module: nn.Module,
+    chunks: Iterable[torch.Tensor],
+    targets: torch.Tensor,
+    *,
+    head: Head,
+    architecture: Architecture,
+    seed: int,
+    time_left: Callable[[], float],
+) -> int:
+    """Compute the features of as many pictures as the time allows, and solve for the layer on them."""
+    assert isinstance(module, Frozen)
+    module.eval()
+    parts: list[torch.Tensor] = []
+    for chunk in chunks:
+        parts.append(module.features(chunk))
+        if time_left() <= 0:
+            break
+    with torch.inference_mode(False), torch.enable_grad():
+        features = torch.cat(parts).clone()
+        encoded = targets[: len(features)].clone()
+        mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
+        weight, bias, solved = _solved((features - mean) / deviation, encoded, head, seed, time_left)
+        with torch.no_grad():  # the standardisation becomes part of the layer
+            module.output.weight.copy_(weight / deviation)
+            module.output.bias.copy_(bias - (weight / deviation) @ mean)
+    return solved
+
+
+def _solved(
+    features: torch.Tensor, encoded: torch.Tensor, head: Head, seed: int, time_left: Callable[[], float]
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Weight (outputs, features) and bias (outputs,) with the penalty that held-out pictures are predicted best with."""
+    count = len(features)
+    folds = torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % _FOLDS
+    held_out = range(1 if count > _MOST_CROSS_VALIDATED else min(_FOLDS, count))
+    start = (torch.zeros(head.outputs, features.shape[1]), head.prior(encoded).float())
+    latest = dict.fromkeys(held_out, start)
+    best, best_loss, worse, solved = _PENALTIES[0], math.inf, 0, 0
+    for penalty in _PENALTIES:
+        losses = []
+        for fold in held_out:
+            learned, checked = folds != fold, folds == fold
+            weight, bias = latest[fold] = _minimised(features[learned], encoded[learned], head, penalty, latest[fold])
+            losses.append(float(head.loss(features[checked] @ weight.T + bias, encoded[checked], 0.0)))
+            solved += 1
+        loss = sum(losses) / len(losses)
+        worse = worse + 1 if loss >= best_loss else 0
+        if loss < best_loss:
+            best, best_loss = penalty, loss
+        if worse >= _PATIENCE or time_left() <= 0:
+            break
+    weight, bias = _minimised(features, encoded, head, best, start)
+    return weight, bias, solved + 1
+
+
+def _minimised(
+    features: torch.Tensor, encoded: torch.Tensor, head: Head, penalty: float, start: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weight, bias = (tensor.clone().requires_grad_() for tensor in start)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=_ITERATIONS, history_size=10, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        solver.zero_grad()
+        value = head.loss(features @ weight.T + bias, encoded, 0.0) + penalty / 2 * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(loss)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()
+
+
+FAMILY = Family(
+    "frozen",
+    "linear on the features of a pretrained backbone",
+    build,
+    space={"side": Choice((128, 160, 224), 224)},
+    fit=fit,
+    begin=begin,
+    pretrained=True,
+    augmented=False,
+)
