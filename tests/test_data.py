@@ -9,30 +9,33 @@ import pytest
 from conftest import bars
 from PIL import Image
 
+from pixelfit.data.arrays import check_arrays
+from pixelfit.data.duplicates import exact_groups
 from pixelfit.data.inspect import inspect
-from pixelfit.data.sources import check_arrays, load_table
+from pixelfit.data.pictures import read_picture
+from pixelfit.data.sources import load_table
 from pixelfit.data.split import split
-from pixelfit.data.store import decode, duplicate_groups, read_picture, to_spec
+from pixelfit.data.store import decode, to_spec
 from pixelfit.errors import DataError, OptionError
 from pixelfit.progress import Silent
-from pixelfit.types import Array, Facts, PictureSpec, Splits, Table
+from pixelfit.types import Array, Columns, Facts, PictureSpec, Splits, Table
 
 
-def load(source, target: str | None = None) -> Table:
-    return load_table(source, target=target, data_dir=None, progress=Silent())
+def load(source, target: str | None = None, **more) -> Table:
+    return load_table(source, Columns(target), data_dir=None, progress=Silent(), **more)
 
 
 def looked_at(source, task=None, target: str | None = None) -> tuple[Table, Facts, Array]:
     table = load(source, target)
-    facts, targets = inspect(table, decode(table, Silent()), task)
-    return table, facts, targets
+    inspected = inspect(table, decode(table, Silent()), task)
+    return table, inspected.facts, inspected.targets
 
 
 def splits_of(source, seed: int = 0) -> tuple[Facts, Splits]:
     table = load(source)
     pictures = decode(table, Silent())
-    facts, targets = inspect(table, pictures, None)
-    return facts, split(table, pictures, facts, targets, seed=seed)
+    inspected = inspect(table, pictures, None)
+    return inspected.facts, split(table, pictures, inspected, seed=seed)
 
 
 # --- sources
@@ -150,7 +153,7 @@ def test_pictures_on_another_scale_are_refused() -> None:
 
 def test_large_pictures_are_made_smaller_in_their_own_shape() -> None:
     decoded = decode(load((np.full((20, 300, 150), 77, dtype=np.uint8), np.arange(20))), Silent())
-    assert decoded.store.shape == (20, 96, 48, 1)
+    assert decoded.store.shape == (20, 224, 112, 1)
     assert (decoded.store == 77).all()
     assert (decoded.original_sizes == [300, 150]).all()
 
@@ -182,7 +185,7 @@ def test_pictures_of_many_kinds(tmp_path: Path) -> None:
     Image.new("CMYK", (6, 4)).save(tmp_path / "print.jpg")
     assert (read_picture(tmp_path / "print.jpg", colour) == 255).all()
     Image.fromarray(np.zeros((4, 6), dtype=np.float32)).save(tmp_path / "float.tif")
-    assert "32 bits" in str(read_picture(tmp_path / "float.tif", grey))
+    assert "float or 32-bit pixels among 8-bit ones" in str(read_picture(tmp_path / "float.tif", grey))
 
 
 def test_unreadable_pictures_are_left_out_up_to_one_in_a_hundred(class_folder: Path) -> None:
@@ -191,7 +194,7 @@ def test_unreadable_pictures_are_left_out_up_to_one_in_a_hundred(class_folder: P
     whole = (class_folder / "cat" / "50.png").read_bytes()
     (class_folder / "cat" / "50.png").write_bytes(whole[: len(whole) // 2])
     decoded = decode(load(class_folder), Silent())
-    assert [item.ref for item in decoded.unreadable] == ["cat/50.png"]
+    assert [item.ref for item in decoded.left_out] == ["cat/50.png"]
     assert len(decoded.store) == len(decoded.rows) == len(decoded.original_sizes) == 119
     (class_folder / "cat" / "51.png").write_text("no picture")
     with pytest.raises(DataError, match=r"2 of 120 pictures .*cat/50.png \(.+\); cat/51.png \(it is not a picture\)"):
@@ -230,7 +233,7 @@ def test_the_same_pixels_never_straddle_a_split() -> None:
     rng = np.random.default_rng(0)
     facts, splits = splits_of((pictures, rng.normal(size=170)))
     assert (facts.duplicate_groups, facts.duplicate_rows) == (40, 90)
-    groups = duplicate_groups(pictures)
+    groups = exact_groups(pictures)
     test = splits.test.open()
     sides = [set(groups[part.rows]) for part in (splits.train, splits.validation, test)]
     assert not sides[0] & sides[1]
@@ -242,7 +245,7 @@ def test_rare_classes_stay_in_training_and_are_named() -> None:
     labels = np.array(["common", "usual"] * 30 + ["rare"] * 2)
     facts, splits = splits_of((bars(62)[0], labels))
     rare = facts.classes.index("rare")
-    assert "'rare' (2)" in facts.notes[0]
+    assert any(found.kind == "rare classes" and "'rare' (2)" in found.text for found in facts.findings)
     assert (splits.train.targets == rare).sum() == 2
 
 
@@ -275,8 +278,8 @@ def test_file_names_that_are_no_utf_8_are_spelled_out(class_folder: Path) -> Non
 def test_mnist_5k_is_fixed_and_balanced() -> None:
     table = load("mnist-5k")
     assert table.arrays.shape == (5000, 28, 28, 1)
-    assert table.official_test.sum() == 1000
-    assert np.bincount(table.targets[table.official_test]).tolist() == [100] * 10
+    assert (table.parts == "test").sum() == 1000
+    assert np.bincount(table.targets[table.parts == "test"]).tolist() == [100] * 10
 
 
 def test_houses_csv_with_its_pictures(data_folder: Path) -> None:

@@ -92,10 +92,10 @@ def test_bad_options_are_named(parameters, message: str) -> None:
     ("X", "y", "message"),
     [
         (bars(60)[0], bars(59)[1], "60 pictures and y has 59 targets"),
-        (bars(60)[0], np.array([1.0] * 59 + [np.nan]), r"Row 60 of arrays \(row 59\) has no target"),
-        (bars(60)[0], np.array([1.0] * 59 + [np.inf]), r"Row 60 .*inf.* no number"),
+        (bars(60)[0], np.array([1.0] * 59 + [np.nan]), r"1 of 60 pictures .*row 59 \(no target in 'y'\)"),
+        (bars(60)[0], np.array([1.0] * 59 + [np.inf]), r"row 59 of arrays has inf in 'y', which is no number"),
         (bars(60)[0], np.ones(60), "Every target"),
-        (bars(60)[0], np.array(["a"] * 60), r"Row 1 .*'a'.*no number"),
+        (bars(60)[0], np.array(["a"] * 60), r"row 0 of arrays has 'a' in 'y', which is no number"),
         (bars(1)[0], np.array([1.0]), r"1 picture\(s\)"),
         (bars(60)[0], np.ones((60, 2)), r"its shape is \(60, 2\)"),
         (bars(60)[0], None, "y must have one target a picture"),

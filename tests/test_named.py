@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 import numpy as np
 import pytest
 
+from pixelfit import files
 from pixelfit.data import named
 from pixelfit.data.named import RemoteFile, download, mnist_file
 from pixelfit.errors import DataError, DownloadError
@@ -109,7 +110,7 @@ def test_cache_and_data_dir_come_before_the_network(tmp_path: Path, monkeypatch:
     cached = tmp_path / ".cache" / "pixelfit" / "mnist" / FILE.name
     cached.parent.mkdir(parents=True)
     cached.write_bytes(ZIPPED)
-    monkeypatch.setattr(named.platformdirs, "user_cache_dir", lambda *args, **kwargs: str(tmp_path / ".cache" / "pixelfit"))
+    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *args, **kwargs: str(tmp_path / ".cache" / "pixelfit"))
     assert mnist_file(FILE, None, [], Silent()) == CONTENT
     cached.write_bytes(ZIPPED[:-200])  # a damaged cache is fetched anew, which fails without mirrors
     with pytest.raises(DownloadError):
@@ -133,7 +134,7 @@ def test_a_data_dir_without_the_file_or_with_another_is_named(tmp_path: Path) ->
 def test_mnist_from_its_files(data_folder: Path) -> None:
     table = named.load_mnist(data_folder / "mnist", Silent())
     assert table.arrays.shape == (70_000, 28, 28, 1)
-    assert table.official_test.sum() == 10_000
-    assert table.official_test[60_000:].all()
+    assert (table.parts == "test").sum() == 10_000
+    assert (table.parts[60_000:] == "test").all()
     assert table.targets[:5].tolist() == [5, 0, 4, 1, 9]
     assert table.targets[60_000:60_005].tolist() == [7, 2, 1, 0, 4]

@@ -20,6 +20,7 @@ from pixelfit.ensemble import combine
 from pixelfit.environment import environment
 from pixelfit.evaluate import Evaluation, score_on_test
 from pixelfit.models.model import Model
+from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress
@@ -59,18 +60,16 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     deadline = Deadline(options.budget_s, started=started)
     if options.out is not None:
         refuse_taken(options.out)
-    table = load_table(source, target=options.target, data_dir=options.data_dir, progress=progress)
-    pictures = decode(table, progress)
-    facts, targets = inspect(table, pictures, options.task, options.metric)
-    splits = split(table, pictures, facts, targets, seed=options.seed)
-    tell(facts, splits.how, progress)
+    facts, splits = read(source, options, progress)
+    tell(facts, splits, progress)
+    space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress))
 
     folder = RunFolder.create(options.out or free_folder(f"{facts.data}-{facts.task}"))
     _save_start(folder, source, options, facts, splits)
     seconds = {"data": deadline.elapsed()}
 
     with deadline.stopped_by_ctrl_c():
-        space, limits = build_space(facts, splits.train), _limits(options)
+        limits = _limits(options)
         trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
         seconds["search"] = deadline.elapsed()
         finish = Finish(splits, facts, folder, deadline, limits, options.seed, progress)
@@ -87,6 +86,18 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
+
+
+def read(source: Source, options: FitOptions, progress: Progress) -> tuple[Facts, Splits]:
+    """What every run begins with, and all that ``pixelfit inspect`` does: load, decode, inspect, split.
+
+    Raises:
+        PixelfitError: the data or options cannot be used; the message names the file, row or option.
+    """
+    table = load_table(source, options.columns, data_dir=options.data_dir, progress=progress, test=options.test)
+    pictures = decode(table, progress, most_left_out=options.most_left_out)
+    inspected = inspect(table, pictures, options.task, options.metric)
+    return inspected.facts, split(table, pictures, inspected, seed=options.seed)
 
 
 def _limits(options: FitOptions) -> Limits:

@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Named data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+cache_app = typer.Typer(help="What pixelfit keeps on disk between runs.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(cache_app, name="cache")
 
 TaskOption = Annotated[
     Literal["regression", "classification"] | None, typer.Option(help="Force the task; otherwise it is inferred from the target.")
@@ -48,8 +50,33 @@ LatencyOption = Annotated[
     str | None, typer.Option(help="Longest time that the model may take for one picture, such as 5ms. Default: any.")
 ]
 DistillOption = Annotated[bool, typer.Option("--distill", help="Teach one small model what the best ensemble predicts.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="A file of pretrained weights (safetensors, or a torch file) for the backbone.")
+]
+BackboneOption = Annotated[str | None, typer.Option(help="timm's name of the pretrained backbone. Default: efficientnet_lite0.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
+TargetOption = Annotated[str | None, typer.Option(help="A table's column of targets.")]
+PicturesOption = Annotated[str | None, typer.Option(help="A table's column of paths, if there are several.")]
+GroupOption = Annotated[
+    str | None, typer.Option(help="A table's column that names what belongs together, such as patients; no split parts them.")
+]
+TestOption = Annotated[str | None, typer.Option(help="A source like SOURCE whose pictures are the test set.")]
+LeftOutOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of rows that may be left out as unreadable or without target before that is an error. Default: 0.01."
+    ),
+]
+DataDirOption = Annotated[Path | None, typer.Option(help="Folder with the files of a named data set.")]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A folder with a sub-folder a class; a table of paths and targets (CSV, TSV, Parquet, JSON Lines); an .npz file; "
+        "a zip or tar archive of these; hf://NAME; or the name of a data set."
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
+CACHED = {"stores": "decoded pictures", "archives": "unpacked archives", "mnist": "downloaded data"}
 LEADERBOARD_SHOWN = ("rank", "trial", "family", "head", "state", "weight", "epochs", "seconds")
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
@@ -82,18 +109,24 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def fit(
-    source: Annotated[str, typer.Argument(help="A data set's name, a folder with a sub-folder a class, or a CSV file.")],
+    source: SourceArgument,
     task: TaskOption = None,
-    target: Annotated[str | None, typer.Option(help="The target column of a CSV file.")] = None,
+    target: TargetOption = None,
+    pictures: PicturesOption = None,
+    group: GroupOption = None,
+    test: TestOption = None,
+    max_left_out: LeftOutOption = None,
     metric: MetricOption = None,
     budget: BudgetOption = None,
     trials: TrialsOption = None,
     steps: StepsOption = None,
     max_latency: LatencyOption = None,
     distill: DistillOption = False,
+    weights: WeightsOption = None,
+    backbone: BackboneOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of a named data set.")] = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Find the best model for SOURCE, measure it once on unseen pictures, and write a report."""
     from pixelfit.options import checked_options
@@ -101,9 +134,15 @@ def fit(
     options = checked_options(
         task=task,
         target=target,
+        pictures=pictures,
+        group=group,
+        test=test,
+        max_left_out=max_left_out,
         metric=metric,
         max_latency=max_latency,
         distill=distill,
+        weights=weights,
+        backbone=backbone,
         budget=budget,
         trials=trials,
         steps=steps,
@@ -112,6 +151,43 @@ def fit(
         data_dir=data_dir,
     )
     _fit(source, options)
+
+
+@app.command()
+def inspect(
+    source: SourceArgument,
+    task: TaskOption = None,
+    target: TargetOption = None,
+    pictures: PicturesOption = None,
+    group: GroupOption = None,
+    test: TestOption = None,
+    seed: SeedOption = 0,
+    data_dir: DataDirOption = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="JSON file to write everything into, every row by name.")
+    ] = None,
+) -> None:
+    """Look at SOURCE as a fit would, and say what is in it and what is wrong with it. Trains nothing."""
+    from dataclasses import asdict
+
+    from pixelfit.options import checked_options
+
+    options = checked_options(
+        task=task, target=target, pictures=pictures, group=group, test=test, seed=seed, data_dir=data_dir, max_left_out=1.0
+    )
+    console = _console()
+    from pixelfit.display import Display
+
+    with Display(console, budget_s=None, started=STARTED) as display:
+        from pixelfit.automl import read
+        from pixelfit.data.describe import describe, tell_all
+        from pixelfit.files import write_json
+
+        facts, splits = read(source, options, display)
+    tell_all(facts, splits, display)
+    if out is not None:
+        write_json(out, {"facts": asdict(facts), **describe(splits, facts)})
+        display.say(f"Wrote {out}.")
 
 
 @app.command()
@@ -217,6 +293,29 @@ def data_list() -> None:
         console.print(Text(data.name, style="bold"))
         for line in (data.what, data.where_from, f"licence: {data.licence}"):
             console.print(Text(f"  {line}"))
+
+
+@cache_app.command("show")
+def cache_show() -> None:
+    """Show where the cache is and how much is in it."""
+    from pixelfit.files import cache_contents, cache_folder
+
+    typer.echo(f"The cache is {cache_folder()}.")
+    for name, size in cache_contents().items():
+        typer.echo(f"  {name:<10} {size / 2**20:10,.1f} MiB  {CACHED.get(name, 'unknown')}")
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Remove all of the cache; what is needed again is made or fetched again."""
+    import shutil
+
+    from pixelfit.files import cache_contents, cache_folder
+
+    removed = sum(cache_contents().values())
+    if cache_folder().is_dir():
+        shutil.rmtree(cache_folder())
+    typer.echo(f"Removed {removed / 2**20:,.1f} MiB from {cache_folder()}.")
 
 
 def _console() -> Console:

@@ -1,7 +1,8 @@
-"""Where a run takes place: versions and hardware, for the report and for whoever repeats the run."""
+"""Where a run takes place: versions and hardware, for the report, and how much of it this process may use."""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from importlib import metadata
@@ -12,6 +13,8 @@ import torch
 
 from pixelfit.types import Json
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Linux, control groups of version 2
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # version 2, 1
 _VERSIONS_OF = ("pixelfit", "torch", "numpy", "scikit-learn", "optuna", "pillow", "pandas")
 
 
@@ -28,6 +31,32 @@ def environment() -> Json:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": versions,
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: of its affinity mask, and of its control group's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _QUOTA.is_file():
+        allowed, period = _QUOTA.read_text(encoding="ascii").split()
+        if allowed != "max":
+            cores = min(cores, max(1, int(allowed) // int(period)))
+    return cores
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process may use at most, whatever others use now."""
+    limits = [psutil.virtual_memory().total]
+    for file in _MEMORY_LIMITS:
+        if file.is_file() and (text := file.read_text(encoding="ascii").strip()).isdigit():
+            limits.append(int(text))
+    if sys.platform != "win32":
+        import resource
+
+        for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            soft, _ = resource.getrlimit(kind)
+            if soft != resource.RLIM_INFINITY:
+                limits.append(soft)
+    return min(limits)
 
 
 def _processor() -> str:

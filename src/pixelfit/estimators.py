@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -15,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pixelfit import metrics
 from pixelfit.automl import Run, fit
+from pixelfit.data.sources import Source
 from pixelfit.display import Display
 from pixelfit.options import checked_options
 from pixelfit.predictor import COVERAGE
@@ -34,6 +36,10 @@ class _ImageEstimator(BaseEstimator):
             ``"accuracy"`` or ``"macro_f1"``.
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
+        weights: file of pretrained weights for the backbone, safetensors or a torch file.
+        backbone: timm's name of the pretrained backbone. Default: ``"efficientnet_lite0"``.
+        max_left_out: share of the rows that may be left out because they cannot be used, before that is an error.
+            Default: 0.01.
         seed: seed of every random choice.
         out: run folder to make. Default: a new one under ``runs/`` in the current folder.
         verbose: whether progress is printed.
@@ -50,6 +56,9 @@ class _ImageEstimator(BaseEstimator):
         metric: Metric | None = None,
         max_latency: str | float | None = None,
         distill: bool = False,
+        weights: str | Path | None = None,
+        backbone: str | None = None,
+        max_left_out: float | None = None,
         seed: int = 0,
         out: str | Path | None = None,
         verbose: bool = False,
@@ -60,18 +69,35 @@ class _ImageEstimator(BaseEstimator):
         self.metric = metric
         self.max_latency = max_latency
         self.distill = distill
+        self.weights = weights
+        self.backbone = backbone
+        self.max_left_out = max_left_out
         self.seed = seed
         self.out = out
         self.verbose = verbose
 
-    def fit(self, X: object, y: object = None, *, target: str | None = None, data_dir: str | Path | None = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object = None,
+        *,
+        target: str | None = None,
+        pictures: str | None = None,
+        group: str | None = None,
+        test: object = None,
+        data_dir: str | Path | None = None,
+    ) -> Self:
         """Search for the best model, measure it once on pictures set aside, and write the report.
 
         Args:
             X: pictures as an array of shape (N, H, W) or (N, H, W, C), uint8 or float, or a list of N paths; or,
-                without ``y``, anything that ``pixelfit fit`` takes: a folder, a CSV file, a data set's name.
+                without ``y``, anything that ``pixelfit fit`` takes (a folder, a table's file, an archive, a data set's
+                name), a pandas DataFrame with a column of paths, or a ``Dataset`` of the package ``datasets``.
             y: N targets.
-            target: the target column of a CSV file.
+            target: the target column of a table.
+            pictures: its column of paths.
+            group: its column that names what belongs together and must not be parted by a split.
+            test: a source like X, or a pair like ``(X, y)``, whose pictures are the test set.
             data_dir: where the files of a named data set lie.
 
         Raises:
@@ -85,13 +111,19 @@ class _ImageEstimator(BaseEstimator):
             metric=self.metric,
             max_latency=self.max_latency,
             distill=self.distill,
+            weights=self.weights,
+            backbone=self.backbone,
+            max_left_out=self.max_left_out,
             seed=self.seed,
             out=self.out,
             target=target,
+            pictures=pictures,
+            group=group,
+            test=test,
             data_dir=data_dir,
         )
         started = time.time()
-        source = X if y is None and isinstance(X, (str, Path)) else (X, y)
+        source: Source = (X, y) if y is not None or isinstance(X, (list, np.ndarray)) else X  # type: ignore[assignment]
         shows = Display(Console(highlight=False), budget_s=options.budget_s, started=started) if self.verbose else None
         with shows or nullcontext():
             self.run_: Run = fit(source, options, progress=shows or Silent(), started=started)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from pixelfit.types import Json
 
 
@@ -27,6 +29,21 @@ def written_beside(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def cache_folder(name: str = "") -> Path:
+    """The user's cache of pixelfit, or the folder ``name`` in it; it need not exist."""
+    return Path(platformdirs.user_cache_dir("pixelfit", appauthor=False)) / name
+
+
+def cache_contents() -> dict[str, int]:
+    """Bytes in each folder of the cache."""
+    if not cache_folder().is_dir():
+        return {}
+    return {
+        folder.name: sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+        for folder in sorted(cache_folder().iterdir())
+    }
 
 
 def write_text(path: Path, text: str) -> None:

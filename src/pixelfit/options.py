@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer
 
 from pixelfit.deadline import parse_budget
 from pixelfit.errors import OptionError, PixelfitError
-from pixelfit.types import METRICS_OF, Metric, Task
+from pixelfit.types import METRICS_OF, Columns, Json, Metric, Task
 
 DEFAULT_BUDGET_S = 600.0
+MOST_LEFT_OUT = 0.01
 
 
 class FitOptions(BaseModel):
@@ -26,15 +27,35 @@ class FitOptions(BaseModel):
 
     task: Task | None = None
     target: str | None = None
+    pictures: str | None = None
+    group: str | None = None
+    test: Json = None  # any source, as ``load_table`` takes them
+    max_left_out: Annotated[float | None, Field(ge=0, le=1)] = None
     metric: Metric | None = None
     budget: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_budget(value))] = None
     trials: Annotated[int | None, Field(ge=1)] = None
     steps: Annotated[int | None, Field(ge=1)] = None
     max_latency: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_latency(value))] = None
     distill: bool = False
+    weights: Path | None = None
+    backbone: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     out: Path | None = None
     data_dir: Path | None = None
+
+    @property
+    def most_left_out(self) -> float:
+        """Share of the rows that may be left out, as unreadable or without a target, before that is an error."""
+        return MOST_LEFT_OUT if self.max_left_out is None else self.max_left_out
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of a table hold what."""
+        return Columns(self.target, self.pictures, self.group)
+
+    @field_serializer("test")
+    def _named(self, test: object) -> str | None:
+        return None if test is None else str(test) if isinstance(test, (str, Path)) else "(arrays)"
 
     @property
     def budget_s(self) -> float | None:

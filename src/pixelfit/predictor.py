@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pixelfit.conformal import Conformal, Intervals, Sets, enough, quantile
-from pixelfit.data.sources import check_arrays
+from pixelfit.data.arrays import check_arrays
 from pixelfit.data.store import decode_files, to_spec
 from pixelfit.errors import DataError, RunError
 from pixelfit.files import read_json, write_json, written_beside

@@ -77,8 +77,9 @@ class RunFolder:
         write_json(self.path / "run.json", description)
 
     def write_data(self, facts: Facts, description: Json) -> None:
-        """What the data are and how they were split."""
-        write_json(self.path / "data.json", {"facts": asdict(facts), **description})
+        """What the data are, in ``facts.json``, and how they were split, in ``data.json``."""
+        write_json(self.path / "facts.json", asdict(facts))
+        write_json(self.path / "data.json", description)
 
     def write_trial(self, trial: Trial, history: Json, model: Saveable | None, validation: Array | None) -> None:
         """One ended trial: its record last, so that a trial with a record is whole."""
@@ -221,7 +222,7 @@ def free_folder(name: str) -> Path:
 
 def _drawable(picture: Array, spec: PictureSpec) -> Image.Image:
     values = picture.astype(np.float32)
-    if spec.scale == "raw":  # any range: stretched to what a screen shows
+    if spec.scale in ("wide", "raw"):  # any range: stretched to what a screen shows
         values = (values - values.min()) * (255 / max(float(np.ptp(values)), 1e-12))
     pixels = np.clip(values.round(), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -26,34 +26,71 @@ Label: TypeAlias = str | int | float | bool
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
-PixelScale = Literal["byte", "unit", "raw"]
+PixelScale = Literal["byte", "unit", "wide", "raw"]
+Part = Literal["train", "validation", "test"]
 TrialState = Literal["complete", "pruned", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture's file that is no file of its own: ``load`` gives its bytes."""
+
+    load: Callable[[], bytes]
+
+
+PictureFile: TypeAlias = Path | Embedded
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row of the user's data that cannot be used, and why."""
+
+    ref: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Table:
     """One row a picture: where it is, and its target. Nothing is decoded yet.
 
-    Exactly one of ``paths`` and ``arrays`` is given. ``refs`` are the words by which a row is named to the user
-    (a file name, or ``row 17``). ``official_test`` marks the rows of a test set that came with the data.
+    Exactly one of ``files`` and ``arrays`` is given. ``refs`` are the words by which a row is named to the user
+    (a file name, or ``row 17``). ``parts`` says for each row in which part of the data its owner put it, ``""`` where
+    pixelfit is to choose; ``groups`` names things that belong together, such as the pictures of one patient.
+    Rows that were left out already are in ``left_out`` and nowhere else.
     """
 
     name: str
     refs: tuple[str, ...]
     targets: Array
     target_name: str
-    paths: tuple[Path, ...] | None = None
+    files: tuple[PictureFile, ...] | None = None
     arrays: Array | None = None
-    official_test: npt.NDArray[np.bool_] | None = None
+    parts: Array | None = None  # (N,) of Part or ""
+    groups: Array | None = None  # (N,) text
+    group_name: str = ""
     targets_are_folder_names: bool = False
+    studied: bool = False  # a named data set, which others have looked through: near duplicates are not looked for
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table hold what; None where pixelfit is to find out, or there is no such column."""
+
+    target: str | None = None
+    pictures: str | None = None
+    group: str | None = None
+
+
+UNNAMED = Columns()
 
 
 @dataclass(frozen=True)
 class PictureSpec:
     """The form in which models see pictures: ``height`` × ``width`` pixels, ``channels`` (1 grey, 3 colour).
 
-    ``scale`` says what the numbers mean: ``byte`` 0 to 255, ``unit`` 0 to 1 (kept as 0 to 255 in floats),
-    ``raw`` anything else, taken as it is.
+    ``scale`` says what the numbers mean: ``byte`` 0 to 255, ``unit`` 0 to 1 (kept as 0 to 255 in floats), ``wide`` 0 to
+    65,535 (in floats), ``raw`` anything else, taken as it is.
     """
 
     height: int
@@ -61,18 +98,15 @@ class PictureSpec:
     channels: int
     scale: PixelScale = "byte"
 
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A picture that could not be read, and why."""
-
-    ref: str
-    reason: str
+    def within(self, longest: int) -> PictureSpec:
+        """The same form with the longer side made at most ``longest`` pixels, in proportion; 0 leaves it as it is."""
+        shrink = min(1.0, longest / max(self.height, self.width)) if longest else 1.0
+        return replace(self, height=max(1, round(self.height * shrink)), width=max(1, round(self.width * shrink)))
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Every readable picture, decoded: ``store`` of shape (N, height, width, channels), uint8 or float32.
+    """Every usable picture, decoded: ``store`` of shape (N, height, width, channels), uint8 or float32.
 
     ``rows`` gives for each picture its row in the table; pictures of the same number in ``groups`` have the same pixels.
     """
@@ -81,31 +115,56 @@ class Pictures:
     rows: Ints
     groups: Ints
     spec: PictureSpec
-    unreadable: tuple[Unreadable, ...]
+    left_out: tuple[LeftOut, ...]
     original_sizes: Ints  # (N, 2): height and width in the source, in pixels
+    kinds: tuple[str, ...]  # (N,): format and mode of each file; none for arrays
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the data that their owner should know, with the rows that show it."""
+
+    kind: str
+    text: str  # a sentence
+    count: int = 0  # rows concerned; 0 where it concerns all
+    refs: tuple[str, ...] = ()  # the first of them
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What inspection found: the task and why, the classes, sizes, duplicates."""
+    """What inspection found: the task and why, the classes, sizes, duplicates, and what is odd."""
 
     data: str
     target_name: str
     task: Task
     task_reason: str
     metric: Metric  # what trials are ranked by
-    rows: int
+    rows_given: int
+    rows: int  # those that are used
+    left_out: tuple[LeftOut, ...]  # the others, each with its reason
     spec: PictureSpec
     original_height: tuple[int, int]  # smallest and largest, in pixels
     original_width: tuple[int, int]
+    kinds: Mapping[str, int]  # pictures of each format and mode
     classes: tuple[Label, ...] | None
-    whole_numbers: bool
+    whole_numbers: bool  # over a range so narrow that a prediction may be rounded to one of them
     distinct_targets: int
     target_range: tuple[float, float] | None
-    duplicate_groups: int
+    duplicate_groups: int  # of pictures with the same pixels
     duplicate_rows: int
-    unreadable: tuple[Unreadable, ...]
-    notes: tuple[str, ...] = ()
+    near_groups: int  # of pictures that are nearly the same
+    near_rows: int
+    studied: bool  # whether near duplicates were not looked for
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What inspection hands on: the facts, targets as numbers, and which pictures belong together."""
+
+    facts: Facts
+    targets: Array  # (N,) float64, or int64 positions in ``facts.classes``
+    together: Ints  # (N,): pictures of one number must be on one side of a split
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,72 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from pixelfit.progress import Progress
 from pixelfit.types import Array, Examples, Facts, Json, Label, Picture, Splits
+from pixelfit.words import value_words
 
 _SAMPLES = 30
 _BINS = 30
-_NAMED_UNREADABLE = 5
+_NAMED = 5
+_CLASSES = 12  # by name in a line
 
 
-def tell(facts: Facts, how: str, progress: Progress) -> None:
+def tell(facts: Facts, splits: Splits, progress: Progress) -> None:
     """Say what was found, and what was made of it."""
     spec = facts.spec
     colour = {1: "grey", 3: "colour"}.get(spec.channels, f"{spec.channels}-channel")
     progress.say(f"Data: {facts.data}, {facts.rows:,} {colour} pictures, {spec.height}×{spec.width} pixels to the models.")
-    for item in facts.unreadable[:_NAMED_UNREADABLE]:
-        progress.say(f"Left out, cannot be read: {item.ref} ({item.reason}).")
-    if len(facts.unreadable) > _NAMED_UNREADABLE:
-        progress.say(f"Left out likewise: {len(facts.unreadable) - _NAMED_UNREADABLE:,} more; all are listed in data.json.")
+    for item in facts.left_out[:_NAMED]:
+        progress.say(f"Left out: {item.ref} ({item.reason}).")
+    if len(facts.left_out) > _NAMED:
+        progress.say(f"Left out likewise: {len(facts.left_out) - _NAMED:,} more of {facts.rows_given:,}; all are in facts.json.")
     progress.say(f"Task: {facts.task} ({facts.task_reason}).")
-    if facts.duplicate_rows:
-        progress.say(f"Duplicates: {facts.duplicate_rows:,} pictures in {facts.duplicate_groups:,} groups of the same pixels.")
-    for note in facts.notes:
-        progress.say(note)
-    progress.say(f"Split: {how}.")
+    for finding in facts.findings:
+        progress.say(f"{finding.kind.capitalize()}: {finding.text}")
+    progress.say(f"Split: {splits.how}.")
+
+
+def tell_all(facts: Facts, splits: Splits, progress: Progress) -> None:
+    """Say everything that inspection found, for whoever asked for nothing else."""
+    tell(facts, splits, progress)
+    for reason, count in Counter(item.reason for item in facts.left_out).most_common():
+        progress.say(f"Left out in all: {count:,} ({reason}).")
+    heights, widths = facts.original_height, facts.original_width
+    progress.say(f"Sizes: {_span(widths)} × {_span(heights)} pixels (width × height).")
+    if facts.kinds:
+        progress.say(f"Files: {', '.join(f'{count:,} {kind}' for kind, count in facts.kinds.items())}.")
+    progress.say(f"Target: {facts.target_name}, {_spread(facts, splits)}.")
+    for finding in facts.findings:
+        if finding.refs:
+            progress.say(f"{finding.kind.capitalize()}, the first: {', '.join(finding.refs[:_NAMED])}.")
+    counted = sizes(splits)
+    parts = " + ".join(f"{count:,} {part}" for part, count in counted.items())
+    given = f"{facts.rows_given:,} given = {facts.rows:,} used + {len(facts.left_out):,} left out"
+    progress.say(f"Counted: {given}; {facts.rows:,} used = {parts}.")
+
+
+def _span(ends: tuple[int, int]) -> str:
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}–{ends[1]}"
+
+
+def _spread(facts: Facts, splits: Splits) -> str:
+    """The distribution of targets in the development data, in a line."""
+    targets = np.concatenate([splits.train.targets, splits.validation.targets])
+    if facts.classes is None:
+        low, first, middle, third, high = np.quantile(targets, [0, 0.25, 0.5, 0.75, 1])
+        return (
+            f"{value_words(low)} to {value_words(high)}, median {value_words(middle)}, "
+            f"half of them from {value_words(first)} to {value_words(third)}"
+        )
+    counts = np.bincount(targets, minlength=len(facts.classes))
+    order = np.argsort(-counts, kind="stable")
+    listed = ", ".join(f"{facts.classes[code]} ({counts[code]:,})" for code in order[:_CLASSES])
+    more = f" and {len(order) - _CLASSES:,} more" if len(order) > _CLASSES else ""
+    return f"{len(facts.classes):,} classes: {listed}{more}"
 
 
 def describe(splits: Splits, facts: Facts) -> dict[str, Json]:
@@ -36,13 +77,18 @@ def describe(splits: Splits, facts: Facts) -> dict[str, Json]:
         edges = [float(edge) for edge in _edges(*facts.target_range, whole=facts.whole_numbers)]
     return {
         "split": splits.how,
-        "sizes": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+        "sizes": sizes(splits),
         "distribution": {
             "edges": edges,
             "train": _counts(splits.train.targets, facts, edges),
             "validation": _counts(splits.validation.targets, facts, edges),
         },
     }
+
+
+def sizes(splits: Splits) -> dict[str, int]:
+    """How many pictures each part of the data has."""
+    return {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}
 
 
 def samples(train: Examples, facts: Facts) -> list[Picture]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import platformdirs
 
 from pixelfit.errors import DataError, DownloadError
+from pixelfit.files import cache_folder
 from pixelfit.progress import Progress
 from pixelfit.types import Array, Facts, Json, Reference, Table
 
@@ -82,7 +82,8 @@ def load_mnist(data_dir: Path | None, progress: Progress) -> Table:
         targets=np.concatenate([train_y, test_y]).astype(np.int64),
         target_name="digit",
         arrays=np.concatenate([train_X, test_X])[..., np.newaxis],
-        official_test=np.arange(len(train_X) + len(test_X)) >= len(train_X),
+        studied=True,
+        parts=np.array(["", "test"], dtype=object)[(np.arange(len(train_X) + len(test_X)) >= len(train_X)).astype(int)],
     )
 
 
@@ -109,7 +110,8 @@ def load_mnist_5k(data_dir: Path | None, progress: Progress) -> Table:
         targets=targets,
         target_name="digit",
         arrays=values[:, :-1].astype(np.uint8).reshape(-1, 28, 28, 1),
-        official_test=place_in_class % 5 == 4,
+        studied=True,
+        parts=np.array(["", "test"], dtype=object)[(place_in_class % 5 == 4).astype(int)],
     )
 
 
@@ -130,7 +132,7 @@ def mnist_file(file: RemoteFile, data_dir: Path | None, mirrors: Sequence[str], 
                 return content
         if data_dir is not None:
             raise DataError(f"--data-dir {data_dir} holds no file {file.name}.")
-    cached = Path(platformdirs.user_cache_dir("pixelfit", appauthor=False)) / "mnist" / file.name
+    cached = cache_folder("mnist") / file.name
     if cached.is_file() and (content := _checked(cached, file)) is not None:
         return content
     return download(file, cached, mirrors, progress)

@@ -1,11 +1,11 @@
-"""Development data and a sealed test set. Pictures with the same pixels always land on the same side."""
+"""Development data and a sealed test set. Pictures that belong together always land on the same side of a cut."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pixelfit.errors import DataError
-from pixelfit.types import Array, Examples, Facts, Ints, Pictures, SealedTest, Splits, Table
+from pixelfit.types import Array, Examples, Facts, Inspected, Ints, Pictures, SealedTest, Splits, Table
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
@@ -15,37 +15,45 @@ _ROWS_A_BIN = 5
 _FEWEST_TO_SHARE = 3
 
 
-def split(table: Table, pictures: Pictures, facts: Facts, targets: Array, *, seed: int) -> Splits:
+def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int) -> Splits:
     """Cut the data into train, validation and test.
 
-    The data's own test set is used where there is one, otherwise a fifth is cut off. Cuts are stratified: by class,
-    or by value or tenth of the target's distribution for a regression.
+    The parts that the data come with are used where there are any; from the others a fifth is cut off for a test, and
+    15 % of the rest for validation. Cuts are stratified: by class, or by value or tenth of the target's distribution for
+    a regression. Pictures that belong together (``inspected.together``) are not parted by a cut.
 
     Raises:
-        DataError: too many pictures are the same for three parts that share none.
+        DataError: too many pictures belong together for three parts that share none.
     """
     rng = np.random.default_rng(seed)
-    groups = pictures.groups
-    strata = _strata(facts, targets)
+    facts, targets, together = inspected.facts, inspected.targets, inspected.together
     rows: Ints = np.arange(len(pictures.rows))
+    given = np.full(len(rows), "", dtype=object) if table.parts is None else table.parts[pictures.rows]
+    rest = rows[(given == "") | (given == "train")]
     by = "class" if facts.task == "classification" else "target value"
-    if table.official_test is not None:
-        official = table.official_test[pictures.rows]
-        test, development = rows[official], rows[~official]
-        how = "test set: the one that comes with the data"
-        shared = len(np.intersect1d(groups[test], groups[development]))
-        if shared:
-            how += f" ({shared:,} of its pictures are also in the development data, pixel for pixel)"
-    else:
-        test, development = _cut(rows, groups, strata, TEST_SHARE, rng)
-        how = f"test set: {TEST_SHARE:.0%} of the pictures, stratified by {by}"
-    share = min(VALIDATION_SHARE, MOST_VALIDATION / len(development))
-    validation, train = _cut(development, groups, strata, share, rng)
-    how += f"; validation set: {len(validation) / len(development):.1%} of the rest, likewise stratified (seed {seed})"
+    whole = f", whole groups of {table.group_name!r}" if table.groups is not None else ""
 
+    test = rows[given == "test"]
+    if len(test):
+        how = f"test set: the one that comes with the data{_also_in(rows[given != 'test'], test, together)}"
+    else:
+        test, rest = _cut(rest, inspected, TEST_SHARE, rng)
+        how = f"test set: {TEST_SHARE:.0%} of the pictures, stratified by {by}{whole}"
+    validation, train = rows[given == "validation"], rest
+    if len(validation):
+        how += f"; validation set: the one that comes with the data{_also_in(train, validation, together)}"
+    else:
+        share = min(VALIDATION_SHARE, MOST_VALIDATION / max(len(rest), 1))
+        validation, train = _cut(rest, inspected, share, rng)
+        how += (
+            f"; validation set: {len(validation) / max(len(rest), 1):.1%} of the rest, likewise stratified{whole} (seed {seed})"
+        )
     if not (len(train) and len(validation) and len(test)):
-        different = len(np.unique(groups))
-        raise DataError(f"{table.name} has only {different:,} different picture(s), too few to train, validate and test on.")
+        different = len(np.unique(together))
+        raise DataError(
+            f"{table.name} has only {different:,} different picture(s) or groups of them, "
+            f"in parts too few to train, validate and test on."
+        )
 
     def examples(chosen: Ints) -> Examples:
         return Examples(pictures.store, chosen, targets[chosen], tuple(table.refs[row] for row in pictures.rows[chosen]))
@@ -53,23 +61,35 @@ def split(table: Table, pictures: Pictures, facts: Facts, targets: Array, *, see
     return Splits(examples(train), examples(validation), SealedTest(examples(test)), how)
 
 
+def _also_in(others: Ints, part: Ints, together: Ints) -> str:
+    """Words for the pictures of a given part that are also in the other parts, or nearly so."""
+    shared = int(np.isin(together[part], together[others]).sum())
+    return f" ({shared:,} of its pictures are also in the rest, or belong to such a one)" if shared else ""
+
+
 def _strata(facts: Facts, targets: Array) -> Ints:
+    """In which stratum each of these rows is: its class, its value, or its part of the distribution of values."""
     few_values = facts.distinct_targets * _ROWS_A_BIN <= len(targets) and facts.distinct_targets <= 2 * _BINS
     if facts.task == "classification" or few_values:
-        return np.unique(targets, return_inverse=True)[1].astype(np.int64)
-    bins = int(np.clip(len(targets) // _ROWS_A_BIN, 1, _BINS))
-    edges = np.quantile(targets, np.linspace(0, 1, bins + 1)[1:-1])
-    return np.searchsorted(edges, targets).astype(np.int64)
+        strata = np.unique(targets, return_inverse=True)[1].astype(np.int64)
+    else:
+        bins = int(np.clip(len(targets) // _ROWS_A_BIN, 1, _BINS))
+        edges = np.quantile(targets, np.linspace(0, 1, bins + 1)[1:-1])
+        strata = np.searchsorted(edges, targets).astype(np.int64)
+    # Where every stratum is too small to be cut, as with a handful of large groups, all are cut as one.
+    return strata if np.bincount(strata).max(initial=0) >= _FEWEST_TO_SHARE else np.zeros_like(strata)
 
 
-def _cut(rows: Ints, groups: Ints, strata: Ints, share: float, rng: np.random.Generator) -> tuple[Ints, Ints]:
+def _cut(rows: Ints, inspected: Inspected, share: float, rng: np.random.Generator) -> tuple[Ints, Ints]:
     """Cut ``share`` of each stratum off. Whole groups move, and a stratum of fewer than three groups stays whole."""
+    groups = inspected.together
     _, first = np.unique(groups[rows], return_index=True)
     leaders = rows[first]  # one row a group stands for it
+    strata = _strata(inspected.facts, inspected.targets[leaders])
     chosen = []
     owed = 0.0  # what rounding left over goes to the next stratum, so that the total comes out right
-    for stratum in np.unique(strata[leaders]):
-        members = rng.permutation(leaders[strata[leaders] == stratum])
+    for stratum in np.unique(strata):
+        members = rng.permutation(leaders[strata == stratum])
         if len(members) < _FEWEST_TO_SHARE:
             continue
         wanted = share * len(members) + owed

@@ -2,74 +2,76 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pixelfit.data.cached import SHARE_OF_MEMORY, build, in_threads, key_of, load
+from pixelfit.data.duplicates import exact_groups
+from pixelfit.data.pictures import PictureHead, read_head, read_picture, resize
+from pixelfit.environment import memory_limit
 from pixelfit.errors import DataError
-from pixelfit.progress import Progress, counted
-from pixelfit.types import Array, Ints, Pictures, PictureSpec, PixelScale, Table, Unreadable
+from pixelfit.options import MOST_LEFT_OUT
+from pixelfit.progress import Progress
+from pixelfit.types import Array, LeftOut, Pictures, PictureSpec, PixelScale, Table
 
-# Longest side that models see, in pixels. Twelve times MNIST's pixels: what two cores can train on in minutes.
-LONGEST_SIDE = 96
-UNREADABLE_SHARE = 0.01
-_GREY_MODES = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L"})
-_WIDE_MODES = frozenset({"I", "F"})
-T = TypeVar("T")
+# Longest sides at which pictures may be stored, in pixels: the largest at which so many colour pictures fit into memory.
+_SIDES = (224, 160, 128, 96)
+_NAMED = 5  # rows in a message
 
 
-def decode(table: Table, progress: Progress) -> Pictures:
+def decode(table: Table, progress: Progress, *, most_left_out: float = MOST_LEFT_OUT) -> Pictures:
     """Decode every picture of the table to one size, chosen from the sizes found.
 
     Raises:
-        DataError: more than 1 % of the pictures cannot be read; the message names the first of them.
+        DataError: a larger share than ``most_left_out`` of the rows cannot be used; the message names the first of them.
     """
     if table.arrays is not None:
-        return _from_arrays(table.arrays)
-    assert table.paths is not None
-    heads = _in_threads(_read_head, table.paths, "Reading sizes", progress)
-    good = [head for head in heads if not isinstance(head, str)]
-    _refuse_if_many(table, heads)
-    sizes = np.array([(height, width) for height, width, _ in good], dtype=np.int64)
-    height, width = _working_size(sizes)
-    spec = PictureSpec(height, width, 1 if all(grey for _, _, grey in good) else 3)
-    bodies: list[Array | str] = _in_threads(
-        lambda item: item[1] if isinstance(item[1], str) else read_picture(item[0], spec),
-        list(zip(table.paths, heads, strict=True)),
-        "Decoding pictures",
-        progress,
-    )
-    unreadable = _refuse_if_many(table, bodies)
-    rows = np.array([row for row, body in enumerate(bodies) if not isinstance(body, str)], dtype=np.int64)
-    size_of_row = dict(zip((row for row, head in enumerate(heads) if not isinstance(head, str)), sizes, strict=True))
-    store = np.stack([body for body in bodies if not isinstance(body, str)])
+        return _from_arrays(table, table.arrays, most_left_out)
+    assert table.files is not None
+    longest = _longest_side(len(table.files))
+    key = key_of(table.files, longest, progress)
+    stored = load(key)
+    if stored is None:
+        heads = in_threads(read_head, table.files, "Reading sizes", progress)
+        _refuse_if_many(table, heads, most_left_out)
+        spec = _common_form(table, [head for head in heads if not isinstance(head, str)]).within(longest)
+        stored = build(key, table.files, heads, spec, progress)
+    left_out = _refuse_if_many(table, stored.heads, most_left_out)
+    used = [(row, head) for row, head in enumerate(stored.heads) if not isinstance(head, str)]
     return Pictures(
-        store=store,
-        rows=rows,
-        groups=duplicate_groups(store),
-        spec=spec,
-        unreadable=unreadable,
-        original_sizes=np.stack([size_of_row[int(row)] for row in rows]),
+        store=stored.pictures,
+        rows=np.array([row for row, _ in used], dtype=np.int64),
+        groups=exact_groups(stored.pictures),
+        spec=stored.spec,
+        left_out=left_out,
+        original_sizes=np.array([(head.height, head.width) for _, head in used], dtype=np.int64).reshape(-1, 2),
+        kinds=tuple(head.kind for _, head in used),
     )
 
 
-def duplicate_groups(store: Array) -> Ints:
-    """For each picture the number of its group: pictures with the same pixels share one. Shape (N,)."""
-    seen: dict[bytes, int] = {}
-    groups = [seen.setdefault(hashlib.blake2b(picture.tobytes(), digest_size=16).digest(), len(seen)) for picture in store]
-    return np.array(groups, dtype=np.int64)
+def _common_form(table: Table, heads: Sequence[PictureHead]) -> PictureSpec:
+    """The form in which most pictures can be had without loss; the others cannot be read in it, and are left out."""
+    if not heads:
+        raise DataError(f"None of the {len(table.refs):,} pictures of {table.name} can be read.")
+    floats = sum(head.depth == "float" for head in heads)
+    numbers = floats > len(heads) / 2
+    kept = [head for head in heads if (head.depth == "float") == numbers] or heads
+    scale: PixelScale = "raw" if numbers else "wide" if any(head.depth == "wide" for head in kept) else "byte"
+    usual = [head for head in kept if head.channels in (1, 3)]
+    if len(usual) < len(kept) / 2:
+        channels = Counter(head.channels for head in kept).most_common(1)[0][0]
+    else:
+        channels = 1 if all(head.channels == 1 for head in usual) else 3
+    height, width = np.median([(head.height, head.width) for head in kept], axis=0)
+    return PictureSpec(round(height), round(width), channels, scale)
 
 
 def decode_files(paths: Sequence[Path], spec: PictureSpec, progress: Progress) -> Array:
     """Decode files for prediction, shape (N, height, width, channels); raises DataError naming one it cannot read."""
-    bodies = _in_threads(lambda path: read_picture(path, spec), paths, "Decoding pictures", progress)
+    bodies = in_threads(lambda path: read_picture(path, spec), paths, "Decoding pictures", progress)
     for path, body in zip(paths, bodies, strict=True):
         if isinstance(body, str):
             raise DataError(f"{path} cannot be read as a picture: {body}.")
@@ -84,84 +86,33 @@ def to_spec(arrays: Array, spec: PictureSpec) -> Array:
     """
     if arrays.shape[3] != spec.channels:
         raise DataError(f"The model takes pictures of {spec.channels} channel(s); X has {arrays.shape[3]}: shape {arrays.shape}.")
-    if arrays.dtype == np.uint8 and spec.scale == "raw":
+    if arrays.dtype == np.uint8 and spec.scale in ("wide", "raw"):
         raise DataError("The model was trained on numbers outside 0 to 255, so it cannot take uint8 pictures.")
     if arrays.dtype != np.uint8 and spec.scale == "unit":
         arrays = arrays * np.float32(255)
     elif arrays.dtype != np.uint8 and spec.scale == "byte" and 0 < arrays.max() <= 1:
         raise DataError("The model was trained on pixels of 0 to 255, and X lies between 0 and 1: multiply it by 255.")
-    return _resize(arrays, spec)
+    return resize(arrays, spec)
 
 
-def read_picture(path: Path, spec: PictureSpec) -> Array | str:
-    """One picture as uint8 of shape (height, width, channels), or the reason why it cannot be read."""
-    try:
-        with Image.open(path) as opened:
-            picture = _upright_8_bit(opened)
-            # Transparent pixels have colours that nobody ever saw; on white they look as in a viewer.
-            if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
-                layers = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
-            array = np.asarray(picture.convert("L" if spec.channels == 1 else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return _reason(path, error)
-    return np.ascontiguousarray(_resize(array.reshape(1, *array.shape[:2], spec.channels), spec)[0])
-
-
-def _upright_8_bit(picture: Image.Image) -> Image.Image:
-    picture.load()
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode in _WIDE_MODES:
-        raise ValueError(f"pixels of kind {upright.mode} (32 bits) are not supported")
-    if upright.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    return upright
-
-
-def _read_head(path: Path) -> tuple[int, int, bool] | str:
-    """Height, width and greyness from the file's head alone, or the reason why it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            if picture.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
-                width, height = height, width
-            return height, width, picture.mode in _GREY_MODES
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return _reason(path, error)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "there is no such file"
-    if path.is_dir():
-        return "it is a folder"
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    if isinstance(error, UnidentifiedImageError):
-        return "it is not a picture"
-    return str(error).split("\n")[0] or type(error).__name__
-
-
-def _refuse_if_many(table: Table, results: Sequence[object]) -> tuple[Unreadable, ...]:
-    bad = tuple(Unreadable(ref, result) for ref, result in zip(table.refs, results, strict=True) if isinstance(result, str))
-    if len(bad) > UNREADABLE_SHARE * len(results):
-        listed = "; ".join(f"{item.ref} ({item.reason})" for item in bad[:5])
-        more = f"; and {len(bad) - 5:,} more" if len(bad) > 5 else ""
+def _refuse_if_many(table: Table, results: Sequence[object], most: float) -> tuple[LeftOut, ...]:
+    """All rows that are left out, for whatever reason: those without a target and those whose result is a reason."""
+    bad = table.left_out + tuple(
+        LeftOut(table.refs[row], result) for row, result in enumerate(results) if isinstance(result, str)
+    )
+    rows = len(table.refs) + len(table.left_out)
+    if len(bad) > most * rows:
+        listed = "; ".join(f"{item.ref} ({item.reason})" for item in bad[:_NAMED])
+        more = f"; and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
         raise DataError(
-            f"{len(bad):,} of {len(results):,} pictures of {table.name} cannot be read, more than the 1 % that are left out: "
-            f"{listed}{more}."
+            f"{len(bad):,} of {rows:,} pictures of {table.name} cannot be used, more than the {most:.3g} that --max-left-out "
+            f"allows: {listed}{more}."
         )
     return bad
 
 
-def _in_threads(work: Callable[..., T], items: Sequence[object], title: str, progress: Progress) -> list[T]:
-    # Threads suffice: Pillow lets go of the interpreter's lock while it decodes.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        return [future.result() for future in counted(futures, title, progress)]
-
-
-def _from_arrays(arrays: Array) -> Pictures:
+def _from_arrays(table: Table, arrays: Array, most_left_out: float) -> Pictures:
+    left_out = _refuse_if_many(table, [], most_left_out)
     scale: PixelScale = "byte"
     if arrays.dtype != np.uint8:
         low, high = float(arrays.min()), float(arrays.max())
@@ -169,30 +120,11 @@ def _from_arrays(arrays: Array) -> Pictures:
         if scale == "unit":
             arrays = arrays * np.float32(255)
     sizes = np.tile(np.array(arrays.shape[1:3], dtype=np.int64), (len(arrays), 1))
-    height, width = _working_size(sizes)
-    spec = PictureSpec(height, width, arrays.shape[3], scale)
-    store = _resize(arrays, spec)
-    return Pictures(store, np.arange(len(arrays)), duplicate_groups(store), spec, (), sizes)
+    spec = PictureSpec(arrays.shape[1], arrays.shape[2], arrays.shape[3], scale).within(_longest_side(len(arrays)))
+    store = resize(arrays, spec)
+    return Pictures(store, np.arange(len(arrays)), exact_groups(store), spec, left_out, sizes, ())
 
 
-def _working_size(sizes: Ints) -> tuple[int, int]:
-    """The median height and width, made smaller together until the longer is at most LONGEST_SIDE."""
-    height, width = (float(side) for side in np.median(sizes, axis=0))
-    shrink = min(1.0, LONGEST_SIDE / max(height, width))
-    return max(1, round(height * shrink)), max(1, round(width * shrink))
-
-
-def _resize(arrays: Array, spec: PictureSpec) -> Array:
-    """Resize (N, H, W, C) to the spec's size with antialiasing, in chunks so that memory stays small."""
-    if arrays.shape[1:3] == (spec.height, spec.width):
-        return arrays
-    out = np.empty((len(arrays), spec.height, spec.width, arrays.shape[3]), dtype=arrays.dtype)
-    for start in range(0, len(arrays), 256):
-        chunk = torch.from_numpy(np.array(arrays[start : start + 256])).permute(0, 3, 1, 2).float()
-        resized = torch.nn.functional.interpolate(
-            chunk, size=(spec.height, spec.width), mode="bilinear", antialias=True, align_corners=False
-        )
-        if arrays.dtype == np.uint8:
-            resized = resized.round().clamp(0, 255)
-        out[start : start + 256] = resized.permute(0, 2, 3, 1).numpy().astype(arrays.dtype)
-    return out
+def _longest_side(count: int) -> int:
+    room = SHARE_OF_MEMORY * memory_limit()
+    return next((side for side in _SIDES if count * side**2 * 3 <= room), _SIDES[-1])

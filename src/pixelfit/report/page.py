@@ -14,9 +14,9 @@ from bokeh.plotting import figure
 
 from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
 from pixelfit.report import charts, sureness
-from pixelfit.report.words import value_words
 from pixelfit.runs import RunFolder
 from pixelfit.types import METRICS_OF, Array, Json
+from pixelfit.words import value_words
 
 _CURVES = 6
 _MOST_IN_MATRIX = 25
@@ -35,15 +35,15 @@ class Page:
 
 def page(folder: RunFolder) -> Page:
     """Gather everything from the run folder; raises RunError if the run is not finished."""
-    run, data, scores = folder.read("run.json"), folder.read("data.json"), folder.read("scores.json")
+    run, facts = folder.read("run.json"), folder.read("facts.json")
+    data, scores = folder.read("data.json"), folder.read("scores.json")
     timeline, pictures = folder.read("timeline.json"), folder.read("pictures/pictures.json")
     predictor = folder.read("model/predictor.json")
     trials = folder.read_trials()
-    facts = data["facts"]
     task, ranked_by = facts["task"], _ranked_by(facts)
     refs, targets, predictions = _test_predictions(folder, facts)
     weights = {member["trial"]: member["weight"] for member in predictor["members"]}
-    drawn = {**_charts(data, trials, refs, targets, predictions), **sureness.sureness_charts(scores, facts)}
+    drawn = {**_charts(facts, data, trials, refs, targets, predictions), **sureness.sureness_charts(scores, facts)}
     sections = {
         "title": f"{facts['data']}: image {task}",
         "facts": facts,
@@ -75,8 +75,10 @@ def page(folder: RunFolder) -> Page:
     return Page(sections, drawn)
 
 
-def _charts(data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Array, predictions: Array) -> dict[str, figure]:
-    facts, spread = data["facts"], data["distribution"]
+def _charts(
+    facts: Json, data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Array, predictions: Array
+) -> dict[str, figure]:
+    spread = data["distribution"]
     ranked_by, name = _ranked_by(facts), facts["target_name"]
     labels = [str(label) for label in facts["classes"] or ()]
     if facts["classes"] is None:

@@ -8,8 +8,8 @@ from bokeh.plotting import figure
 
 from pixelfit.metrics import percent, shown
 from pixelfit.report import charts
-from pixelfit.report.words import value_words
 from pixelfit.types import Json
+from pixelfit.words import value_words
 
 _CLASSES_SHOWN = 10
 

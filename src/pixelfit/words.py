@@ -1,4 +1,4 @@
-"""How the report writes figures."""
+"""How targets and predictions are written for people."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pixelfit.types import Json
 
 def value_words(value: Json) -> str:
     """A target or prediction in few characters."""
-    if not isinstance(value, float):
+    if not isinstance(value, float):  # a NumPy float is one, too
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

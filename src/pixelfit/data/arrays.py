@@ -1,0 +1,172 @@
+"""Pictures that come as numbers: NumPy arrays, pairs (X, y), and ``.npz`` files of them."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from pixelfit.errors import DataError
+from pixelfit.types import Array, LeftOut, Part, PictureFile, Table
+
+# What people call pictures and targets in .npz files: Keras' mnist.npz has x_train and y_train, MedMNIST train_images.
+_PICTURES = frozenset({"x", "image", "images", "picture", "pictures", "data", "imgs"})
+_TARGETS = frozenset({"y", "label", "labels", "target", "targets"})
+_PARTS: Mapping[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def part_named(name: str) -> Part | None:
+    """The part of the data that a word such as ``val`` or ``Testing`` means; None for any other word."""
+    return _PARTS.get(name.strip().lower())
+
+
+def from_pair(X: object, y: object) -> Table:
+    """A table of N pictures, as an array or as a list of paths, and their N targets."""
+    targets = np.asarray(y)
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.ndim != 1:
+        raise DataError(f"y must have one target a picture, shape (N,); its shape is {targets.shape}.")
+    files: tuple[PictureFile, ...] | None = None
+    arrays: Array | None = None
+    if isinstance(X, (list, tuple)) and X and all(isinstance(item, (str, Path)) for item in X):
+        files = tuple(Path(item) for item in X)
+        refs = tuple(printable_name(str(item)) for item in X)
+    else:
+        arrays = check_arrays(X)
+        refs = tuple(f"row {row}" for row in range(len(arrays)))
+    if len(refs) != len(targets):
+        raise DataError(f"X and y must be of equal length; X has {len(refs):,} pictures and y has {len(targets):,} targets.")
+    missing = np.asarray(pd.isna(targets))
+    left_out = tuple(LeftOut(refs[row], "no target in 'y'") for row in np.flatnonzero(missing))
+    if left_out:
+        kept = np.flatnonzero(~missing)
+        refs, targets = tuple(refs[row] for row in kept), targets[kept]
+        files, arrays = files and tuple(files[row] for row in kept), None if arrays is None else arrays[kept]
+    return Table(name="arrays", refs=refs, targets=targets, target_name="y", files=files, arrays=arrays, left_out=left_out)
+
+
+def from_npz(path: Path) -> Table:
+    """A table from an ``.npz`` file: one array of pictures and one of targets, or a pair of them for each part of the data.
+
+    Raises:
+        DataError: the file is damaged, holds Python objects, or its arrays cannot be told apart by their names.
+    """
+    contents = _read_npz(path)
+    pairs = _pairs(path, contents)
+    tables = {}
+    for part, (pictures, targets) in pairs.items():
+        try:
+            tables[part] = from_pair(contents[pictures], contents[targets])
+        except DataError as error:
+            raise DataError(f"{pictures} and {targets} of {path} cannot be used: {error}") from error
+    shapes = {part: arrays_of(table).shape[1:] for part, table in tables.items()}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{pairs[part][0]} {shape}" for part, shape in shapes.items())
+        raise DataError(f"The pictures of {path} must be of one shape; it has {found}.")
+    return Table(
+        name=path.stem,
+        refs=tuple(f"{part} {ref}".strip() for part, table in tables.items() for ref in table.refs),
+        targets=np.concatenate([table.targets for table in tables.values()]),
+        target_name=pairs[""][1] if "" in pairs else "target",
+        arrays=np.concatenate([arrays_of(table) for table in tables.values()]),
+        parts=None if "" in pairs else np.repeat(list(tables), [len(table.refs) for table in tables.values()]).astype(object),
+        left_out=tuple(
+            LeftOut(f"{part} {item.ref}".strip(), item.reason) for part, table in tables.items() for item in table.left_out
+        ),
+    )
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(path) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+        if unpacked > psutil.virtual_memory().available:
+            raise DataError(f"{path} would take {unpacked / 2**30:,.1f} GiB of memory, more than there is.")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = "it holds Python objects, which are not loaded" if "allow_pickle" in str(error) else str(error)
+        raise DataError(f"{path} cannot be read as an .npz file: {reason}.") from error
+
+
+def _pairs(path: Path, contents: Mapping[str, Array]) -> dict[str, tuple[str, str]]:
+    """For each part of the data (``""``: all of them) the names of its pictures and its targets."""
+    found: dict[str, dict[str, str]] = {}
+    for name in contents:
+        kind, part = _kind_and_part(name)
+        if kind is not None and found.setdefault(part, {}).setdefault(kind, name) != name:
+            raise DataError(f"{path} has two arrays of {kind}, {found[part][kind]!r} and {name!r}; leave one.")
+    lone = [name for kinds in found.values() if len(kinds) == 1 for name in kinds.values()]
+    if not found or lone or ("" in found and len(found) > 1):
+        raise DataError(
+            f"{path} needs an array of pictures and one of targets, named x and y or images and labels, or such a pair for "
+            f"each part, as in x_train, y_train, x_test, y_test; it holds {', '.join(contents) or 'nothing'}."
+        )
+    return {part: (kinds["pictures"], kinds["targets"]) for part, kinds in found.items()}
+
+
+def arrays_of(table: Table) -> Array:
+    """The pictures of a table that has them as an array."""
+    assert table.arrays is not None
+    return table.arrays
+
+
+def _kind_and_part(name: str) -> tuple[str | None, str]:
+    """What an array of that name holds, ``pictures`` or ``targets`` (None: neither), and of which part (``""``: of all)."""
+    if name in ("arr_0", "arr_1"):  # what np.savez calls arrays that were given no name
+        return ("pictures", "targets")[int(name[-1])], ""
+    words = re.split(r"[_\-. ]", name.lower())
+    part = next((found for word in words if (found := part_named(word))), "")
+    kinds = [("pictures" if word in _PICTURES else "targets") for word in words if word in _PICTURES | _TARGETS]
+    rest = [word for word in words if word not in _PICTURES | _TARGETS and part_named(word) is None]
+    return (kinds[0] if len(kinds) == 1 and not rest else None), part
+
+
+def printable_name(name: str) -> str:
+    """A file's name with the bytes that are no UTF-8 spelled out, so that it can be written into files."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_arrays(X: object) -> Array:
+    """Pictures as an array of shape (N, H, W, C), uint8 or float32; raises DataError naming what is wrong."""
+    try:
+        arrays = np.asarray(X)
+    except ValueError as error:
+        raise DataError(f"X is no array of pictures of one size: {error}.") from error
+    if arrays.ndim == 3:
+        arrays = arrays[..., np.newaxis]
+    if arrays.ndim != 4:
+        raise DataError(f"X must have shape (N, H, W) or (N, H, W, C); its shape is {arrays.shape}.")
+    if arrays.size == 0:
+        raise DataError(f"X holds no pictures; its shape is {arrays.shape}.")
+    if arrays.shape[1] in (1, 3) and arrays.shape[3] > 4:
+        raise DataError(f"X of shape {arrays.shape} looks channels-first; give (N, H, W, C), as np.moveaxis(X, 1, -1) makes it.")
+    if arrays.dtype == np.uint8:
+        return arrays
+    if arrays.dtype == np.bool_:
+        return arrays.astype(np.uint8) * np.uint8(255)
+    if np.issubdtype(arrays.dtype, np.integer):
+        return arrays.astype(np.uint8) if arrays.min() >= 0 and arrays.max() <= 255 else arrays.astype(np.float32)
+    if np.issubdtype(arrays.dtype, np.floating):
+        bad = np.flatnonzero(~np.isfinite(arrays).all(axis=(1, 2, 3)))
+        if len(bad):
+            raise DataError(f"Picture {int(bad[0])} of X (and {len(bad) - 1:,} more) has NaN or infinite pixels.")
+        return arrays.astype(np.float32)
+    raise DataError(f"X must hold numbers; its type is {arrays.dtype}.")

@@ -1,0 +1,184 @@
+"""Decoded pictures on disk, keyed by the content of their files, so that a second run on the same pictures starts at once.
+
+A store is a folder ``stores/KEY`` in the user's cache with ``pictures.npy`` and ``heads.json``. It is built beside its place
+and renamed into it: two runs that build the same store at once do not disturb each other, and a kill leaves nothing that
+could be taken for a store. Stores that are larger than a share of the memory are mapped, not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import PIL
+
+from pixelfit.data.pictures import PictureHead, read_picture
+from pixelfit.environment import memory_limit, usable_cores
+from pixelfit.files import cache_folder, read_json, write_json
+from pixelfit.progress import Progress, counted
+from pixelfit.types import Array, Embedded, Json, PictureFile, PictureSpec
+
+FORMAT = 1  # of the folder and of what decoding does; a change of either must change it
+_WHOLE = 1 << 20  # bytes: of larger files three samples, the size and the time of the last change stand for the content
+_SAMPLE = 1 << 16
+SHARE_OF_MEMORY = 0.25  # larger stores are mapped
+_CHUNK = 4_096  # pictures moved at once
+_TASK = 32  # files a task: a task a file takes more memory for its bookkeeping than for small pictures
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Decoded pictures (N, height, width, channels), and for each file its head or the reason why it has no picture.
+
+    The n-th picture belongs to the n-th file that has a head.
+    """
+
+    pictures: Array
+    spec: PictureSpec
+    heads: tuple[PictureHead | str, ...]
+
+
+def stores_folder() -> Path:
+    """Where all stores are."""
+    return cache_folder("stores")
+
+
+def key_of(files: Sequence[PictureFile], longest_side: int, progress: Progress) -> str:
+    """What tells these files, in this order, decoded in today's way, from all others."""
+    digest = hashlib.blake2b(f"{FORMAT} {longest_side} {PIL.__version__}".encode(), digest_size=16)
+    for part in in_threads(_fingerprint, files, "Comparing with earlier runs", progress):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def load(key: str) -> Stored | None:
+    """The store of that key; None if there is none, or it is damaged."""
+    folder = stores_folder() / key
+    try:
+        described = read_json(folder / "heads.json")
+        pictures = _open(folder / "pictures.npy")
+        heads = _unpacked(described)
+        os.utime(folder)  # so that the least used can be told
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    whole = len(pictures) == sum(not isinstance(head, str) for head in heads)
+    return Stored(pictures, PictureSpec(**described["spec"]), heads) if whole else None
+
+
+def build(
+    key: str, files: Sequence[PictureFile], heads: Sequence[PictureHead | str], spec: PictureSpec, progress: Progress
+) -> Stored:
+    """Decode all files that have a head, and keep them under the key; where the cache cannot be written, in memory alone."""
+    places = [row for row, head in enumerate(heads) if not isinstance(head, str)]
+    shape = (len(places), spec.height, spec.width, spec.channels)
+    kind = np.dtype(np.uint8 if spec.scale == "byte" else np.float32)
+    try:
+        stores_folder().mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=stores_folder()))
+    except OSError:
+        return _decoded(np.empty(shape, kind), places, files, heads, spec, progress)
+    try:
+        if shutil.disk_usage(beside).free < 2 * np.prod(shape) * kind.itemsize:
+            return _decoded(np.empty(shape, kind), places, files, heads, spec, progress)
+        mapped = np.lib.format.open_memmap(beside / "pictures.npy", mode="w+", dtype=kind, shape=shape)
+        stored = _decoded(mapped, places, files, heads, spec, progress)
+        mapped.flush()
+        if len(stored.pictures) < len(mapped):  # some files had a head and no more
+            np.save(beside / "fewer.npy", stored.pictures)
+            (beside / "fewer.npy").replace(beside / "pictures.npy")
+        write_json(beside / "heads.json", _packed(stored))
+        place = stores_folder() / key
+        try:
+            beside.rename(place)
+        except OSError:  # another run was quicker, or what is there is damaged
+            if (theirs := load(key)) is not None:
+                return theirs
+            shutil.rmtree(place, ignore_errors=True)
+            beside.rename(place)
+        return Stored(_open(place / "pictures.npy"), spec, stored.heads)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def in_threads(work: Callable[[Item], T], items: Sequence[Item], title: str, progress: Progress) -> list[T]:
+    """``work`` done on every item, in order. Threads suffice: Pillow lets go of the interpreter's lock while it decodes."""
+    tasks = [items[start : start + _TASK] for start in range(0, len(items), _TASK)]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        futures = [pool.submit(lambda task: [work(item) for item in task], task) for task in tasks]
+        try:
+            return [result for future in counted(futures, title, progress) for result in future.result()]
+        except BaseException:  # Ctrl-C above all: what has not begun need not be waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _decoded(
+    into: Array,
+    places: Sequence[int],
+    files: Sequence[PictureFile],
+    heads: Sequence[PictureHead | str],
+    spec: PictureSpec,
+    progress: Progress,
+) -> Stored:
+    def fill(item: tuple[int, int]) -> str:
+        picture = read_picture(files[item[1]], spec)
+        if isinstance(picture, str):
+            return picture
+        into[item[0]] = picture
+        return ""
+
+    reasons = in_threads(fill, list(enumerate(places)), "Decoding pictures", progress)
+    failed = {places[place]: reason for place, reason in enumerate(reasons) if reason}
+    results = tuple(failed.get(row, head) for row, head in enumerate(heads))
+    kept = np.flatnonzero([not reason for reason in reasons])
+    for start in range(0, len(kept) if failed else 0, _CHUNK):  # in place and in order: the store may not fit into memory
+        chunk = into[kept[start : start + _CHUNK]]
+        into[start : start + len(chunk)] = chunk
+    return Stored(into[: len(kept)], spec, results)
+
+
+def _open(path: Path) -> Array:
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.array(mapped) if mapped.nbytes <= SHARE_OF_MEMORY * memory_limit() else mapped
+
+
+def _fingerprint(file: PictureFile) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        if isinstance(file, Embedded):
+            digest.update(file.load())
+            return digest.digest()
+        with file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if status.st_size <= _WHOLE:
+                digest.update(stream.read())
+            else:
+                digest.update(f"{status.st_size} {status.st_mtime_ns} ".encode())
+                for start in (0, status.st_size // 2, status.st_size - _SAMPLE):
+                    stream.seek(start)
+                    digest.update(stream.read(_SAMPLE))
+    except (OSError, ValueError) as error:
+        digest.update(f"cannot be read: {error}".encode(errors="backslashreplace"))
+    return digest.digest()
+
+
+def _packed(stored: Stored) -> dict[str, Json]:
+    """A store's heads as JSON, each kind of head once: there are few kinds and many pictures."""
+    kinds: dict[PictureHead, int] = {}
+    entries = [head if isinstance(head, str) else kinds.setdefault(head, len(kinds)) for head in stored.heads]
+    return {"spec": asdict(stored.spec), "kinds": [asdict(head) for head in kinds], "heads": entries}
+
+
+def _unpacked(described: Mapping[str, Json]) -> tuple[PictureHead | str, ...]:
+    kinds = [PictureHead(**kind) for kind in described["kinds"]]
+    return tuple(entry if isinstance(entry, str) else kinds[entry] for entry in described["heads"])

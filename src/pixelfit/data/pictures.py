@@ -1,0 +1,243 @@
+"""One picture file, of whatever kind, as an array: its head alone, or its pixels in the form that models take.
+
+Pillow reads what it reads faithfully. TIFF files with more than four channels, with more than 8 bits in each of several
+channels, or with channels in pages of their own, as microscopes write them, are read by tifffile.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pixelfit.types import Array, Embedded, PictureFile, PictureSpec
+
+Depth = Literal["byte", "wide", "float"]
+DEPTHS: dict[Depth, str] = {"byte": "8-bit", "wide": "16-bit", "float": "float or 32-bit"}
+_GREY_MODES = frozenset({"1", "L", "LA", "La"})
+_FLOAT_MODES = frozenset({"I", "F"})
+_TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION = 0x0112
+_LYING = 5  # from this orientation on, rows and columns change places
+_DRAFT = 2  # JPEG files are decoded to at least so many times the wanted size, and then resized with care
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError, Image.DecompressionBombError)
+_WIDE_STEP = 257  # 255 × 257 = 65535: white stays white between 8 and 16 bits
+
+
+@dataclass(frozen=True)
+class PictureHead:
+    """What a file says of its picture before it is decoded; ``kind`` is its format and mode in words."""
+
+    height: int
+    width: int
+    channels: int
+    depth: Depth
+    kind: str
+
+
+def read_head(file: PictureFile) -> PictureHead | str:
+    """Size and kind from the file's head alone, or the reason why it cannot be read."""
+    try:
+        with _opened(file) as stream:
+            if _is_tiff(stream):
+                plan = _tiff_plan(stream)
+                if isinstance(plan, PictureHead):
+                    return plan
+                stream.seek(0)
+            with Image.open(stream) as picture:
+                width, height = picture.size
+                # Of a TIFF file Pillow tells the size as it is to be shown already.
+                if picture.format != "TIFF" and picture.getexif().get(_ORIENTATION, 1) >= _LYING:
+                    width, height = height, width
+                grey = picture.mode in _GREY_MODES or picture.mode.startswith("I;16") or _has_grey_palette(picture)
+                channels = 1 if grey or picture.mode in _FLOAT_MODES else 3
+                return PictureHead(height, width, channels, _depth(picture.mode), f"{picture.format} {picture.mode}")
+    except _UNREADABLE as error:
+        return _reason(file, error)
+
+
+def read_picture(file: PictureFile, spec: PictureSpec) -> Array | str:
+    """One picture of shape (height, width, channels), uint8 or float32 as the spec says, or the reason why it cannot be read."""
+    try:
+        with _opened(file) as stream:
+            if _is_tiff(stream):
+                if isinstance(_tiff_plan(stream), PictureHead):
+                    return _fitted(_read_tiff(stream), spec)
+                stream.seek(0)
+            with Image.open(stream) as picture:
+                return _read_with_pillow(picture, spec)
+    except _UNREADABLE as error:
+        return _reason(file, error)
+
+
+def resize(arrays: Array, spec: PictureSpec) -> Array:
+    """Resize (N, H, W, C) to the spec's size with antialiasing, in chunks so that memory stays small."""
+    if arrays.shape[1:3] == (spec.height, spec.width):
+        return arrays
+    import torch
+
+    out = np.empty((len(arrays), spec.height, spec.width, arrays.shape[3]), dtype=arrays.dtype)
+    for start in range(0, len(arrays), 256):
+        chunk = torch.from_numpy(np.array(arrays[start : start + 256])).permute(0, 3, 1, 2).float()
+        resized = torch.nn.functional.interpolate(
+            chunk, size=(spec.height, spec.width), mode="bilinear", antialias=True, align_corners=False
+        )
+        if arrays.dtype == np.uint8:
+            resized = resized.round().clamp(0, 255)
+        out[start : start + 256] = resized.permute(0, 2, 3, 1).numpy().astype(arrays.dtype)
+    return out
+
+
+def _opened(file: PictureFile) -> AbstractContextManager[IO[bytes]]:
+    return nullcontext(io.BytesIO(file.load())) if isinstance(file, Embedded) else file.open("rb")
+
+
+def _depth(mode: str) -> Depth:
+    if mode in _FLOAT_MODES:
+        return "float"
+    return "wide" if mode.startswith("I;16") else "byte"
+
+
+def _has_grey_palette(picture: Image.Image) -> bool:
+    if picture.mode not in ("P", "PA"):
+        return False
+    colours = np.array(picture.getpalette("RGB")).reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
+    lying = picture.getexif().get(_ORIENTATION, 1) >= _LYING
+    wanted = (spec.height, spec.width) if lying else (spec.width, spec.height)
+    picture.draft(None, (wanted[0] * _DRAFT, wanted[1] * _DRAFT))  # does nothing but for JPEG files
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    if _depth(upright.mode) != "byte":
+        return _fitted(np.asarray(upright)[..., np.newaxis], spec)
+    # Transparent pixels have colours that nobody ever saw; on white they look as in a viewer.
+    if upright.mode in _TRANSPARENT_MODES or "transparency" in upright.info:
+        layers = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+    upright = upright.convert("L" if spec.channels == 1 else "RGB")
+    if spec.scale in ("byte", "unit") and spec.channels in (1, 3):
+        upright = upright.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+        return np.asarray(upright).reshape(spec.height, spec.width, spec.channels)
+    array = np.asarray(upright)
+    return _fitted(array.reshape(*array.shape[:2], -1), spec)
+
+
+def _fitted(array: Array, spec: PictureSpec) -> Array | str:
+    """Pixels (H, W, C) as the spec wants them, or why they cannot be had so."""
+    depth: Depth = "byte" if array.dtype == np.uint8 else "wide" if array.dtype == np.uint16 else "float"
+    wanted: Depth = {"byte": "byte", "unit": "byte", "wide": "wide", "raw": "float"}[spec.scale]  # type: ignore[assignment]
+    if depth != wanted and "float" in (depth, wanted):
+        return f"it has {DEPTHS[depth]} pixels among {DEPTHS[wanted]} ones"
+    channels = array.shape[2]
+    if channels == 1 and spec.channels == 3:
+        array = np.repeat(array, 3, axis=2)
+    elif channels == 3 and spec.channels == 1:  # the weights of ITU-R 601-2, which Pillow's grey has too
+        array = (array @ np.array([0.299, 0.587, 0.114])).round().astype(array.dtype)[..., np.newaxis]
+    elif channels != spec.channels:
+        return f"it has {channels} channel(s) among pictures of {spec.channels}"
+    if wanted == "byte":
+        pixels = array if depth == "byte" else np.round(array / _WIDE_STEP).astype(np.uint8)
+    else:
+        pixels = array.astype(np.float32) * (_WIDE_STEP if wanted == "wide" and depth == "byte" else 1)
+    if not np.isfinite(pixels).all():
+        return "it has NaN or infinite pixels"
+    resized: Array = resize(pixels[np.newaxis], spec)[0]
+    return resized
+
+
+def _is_tiff(stream: IO[bytes]) -> bool:
+    start = stream.read(4)
+    stream.seek(0)
+    return start in _TIFF_STARTS
+
+
+def _tiff_plan(stream: IO[bytes]) -> PictureHead | None:
+    """The head of a TIFF file that is beyond Pillow; None for one that Pillow reads without loss."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(stream) as tiff:
+            series, page = tiff.series[0], tiff.pages.first
+            samples, dtype = page.samplesperpixel, page.dtype
+            if dtype is None:
+                return None
+            pages = dict(zip(series.axes, series.shape, strict=True)).get("C", 1)
+            plain = dtype in (np.bool_, np.uint8) or (dtype in (np.uint16, np.int32, np.float32) and samples == 1)
+            extra = page.extrasamples and page.extrasamples[0] == 0 and samples != 3  # channels that are no alpha
+            if pages == 1 and plain and samples <= 4 and not extra:
+                return None
+            height, width = page.imagelength, page.imagewidth
+            if _tiff_orientation(page) >= _LYING:
+                height, width = width, height
+            depth: Depth = "byte" if dtype in (np.bool_, np.uint8) else "wide" if dtype == np.uint16 else "float"
+            return PictureHead(height, width, samples * pages, depth, f"TIFF of {samples * pages} × {dtype}")
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_tiff(stream: IO[bytes]) -> Array:
+    """Pixels (H, W, C) of the first moment and layer, with all its channels."""
+    import tifffile
+
+    stream.seek(0)
+    with tifffile.TiffFile(stream) as tiff:
+        series, first = tiff.series[0], tiff.pages.first
+        outer = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
+        sizes = [size for _, size in outer]
+        planes = []
+        for channel in range(dict(outer).get("C", 1)):
+            place = int(np.ravel_multi_index([channel if axis == "C" else 0 for axis, _ in outer], sizes)) if outer else 0
+            page = series.pages[place]
+            if page is None:
+                raise ValueError("pages are missing")
+            plane = page.asarray()
+            axes = page.axes
+            plane = np.moveaxis(plane, axes.index("S"), -1) if "S" in axes else plane[..., np.newaxis]
+            planes.append(plane)
+        array = np.concatenate(planes, axis=2)
+        if first.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind in "bu":
+            array = ~array
+        orientation = _tiff_orientation(first)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.dtype not in (np.uint8, np.uint16):
+        array = array.astype(np.float32)
+    return _turned(array, orientation)
+
+
+def _tiff_orientation(page: object) -> int:
+    tag = getattr(page, "tags", {}).get(_ORIENTATION)
+    return int(tag.value) if tag is not None else 1
+
+
+def _turned(array: Array, orientation: int) -> Array:
+    """Rows and columns (H, W, C) as the orientation of EXIF and TIFF means them."""
+    if orientation >= _LYING:
+        array = array.swapaxes(0, 1)
+    across, down = {2: (True, False), 3: (True, True), 4: (False, True), 6: (True, False), 7: (True, True), 8: (False, True)}.get(
+        orientation, (False, False)
+    )
+    return np.ascontiguousarray(array[:: -1 if down else 1, :: -1 if across else 1])
+
+
+def _reason(file: PictureFile, error: Exception) -> str:
+    if isinstance(file, Path):
+        if not file.exists():
+            return "there is no such file"
+        if file.is_dir():
+            return "it is a folder"
+        if file.stat().st_size == 0:
+            return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not a picture"
+    return str(error).split("\n")[0] or type(error).__name__

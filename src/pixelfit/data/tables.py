@@ -1,0 +1,194 @@
+"""Tables with a column of paths and a column of targets: CSV, TSV, Parquet and JSON Lines files, and pandas DataFrames."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pixelfit.data.arrays import part_named, printable_name
+from pixelfit.errors import DataError, OptionError
+from pixelfit.types import Array, Columns, LeftOut, PictureFile, Table
+
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+_SPLIT_COLUMN = "split"
+_LOOKED_AT = 100  # rows in which paths are looked for
+
+
+@dataclass(frozen=True)
+class _Kind:
+    title: str
+    read: Callable[[Path], pd.DataFrame]
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ImportError as error:
+        raise DataError(f"{path} is a Parquet file, which needs the package pyarrow: pip install 'pixelfit[parquet]'.") from error
+
+
+KINDS: Mapping[str, _Kind] = {
+    ".csv": _Kind("a CSV file", lambda path: pd.read_csv(path, encoding="utf-8-sig")),
+    ".tsv": _Kind("a TSV file", lambda path: pd.read_csv(path, sep="\t", encoding="utf-8-sig")),
+    ".parquet": _Kind("a Parquet file", _read_parquet),
+    ".jsonl": _Kind("a JSON Lines file", lambda path: pd.read_json(path, lines=True, dtype=False)),
+}
+
+
+def is_table(path: Path) -> bool:
+    """Whether the file's name is that of a table."""
+    return path.suffix.lower() in KINDS
+
+
+def from_table_file(path: Path, columns: Columns) -> Table:
+    """A table from a file; relative paths in it start from its own folder.
+
+    Raises:
+        DataError: the file cannot be read, has no rows or no column of paths.
+        OptionError: a column that was named does not exist, or the target column is not plain.
+    """
+    kind = KINDS[path.suffix.lower()]
+    try:
+        frame = kind.read(path)
+    except (OSError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        if isinstance(error, (DataError, PermissionError)):
+            raise
+        raise DataError(f"{path} cannot be read as {kind.title}: {error}.") from error
+    return from_frame(frame, columns, name=path.stem, told_as=str(path), folder=path.parent)
+
+
+def from_frame(frame: pd.DataFrame, columns: Columns, *, name: str, told_as: str, folder: Path) -> Table:
+    """A table from a DataFrame; relative paths in it start from ``folder``, and messages call it ``told_as``."""
+    frame = frame.set_axis([str(column) for column in frame.columns], axis=1)
+    chosen, split = check_columns(frame, columns, told_as=told_as, folder=folder)
+    # A path that is absolute stays so.
+    return table_of(frame, chosen, split, name=name, told_as=told_as, file_of=lambda _, path: folder / path)
+
+
+def check_columns(frame: pd.DataFrame, columns: Columns, *, told_as: str, folder: Path) -> tuple[Columns, str | None]:
+    """The columns, with those that the user did not name, and the column that says which part of the data a row is in.
+
+    Raises:
+        DataError: there are no rows, two columns of one name, or no column of paths.
+        OptionError: a named column does not exist, or the target column is not plain.
+    """
+    if frame.empty:
+        raise DataError(f"{told_as} has no rows below its header.")
+    names = list(frame.columns)
+    twice = next((column for place, column in enumerate(names) if column in names[:place]), None)
+    if twice is not None:
+        raise DataError(f"{told_as} has two columns named {twice!r}.")
+    for option, chosen in (("target", columns.target), ("pictures", columns.pictures), ("group", columns.group)):
+        if chosen is not None and chosen not in names:
+            raise OptionError(f"--{option} {chosen!r} is no column of {told_as}; its columns are {', '.join(names)}.")
+    split = next((column for column in names if column.lower() == _SPLIT_COLUMN and column != columns.target), None)
+    taken = {column for column in (columns.target, columns.group, split) if column is not None}
+    pictures = columns.pictures or _picture_column(frame, taken, told_as, folder)
+    others = [column for column in names if column not in {*taken, pictures}]
+    target = columns.target or _target_column(others, pictures, told_as)
+    return Columns(target, pictures, columns.group), split
+
+
+def table_of(
+    frame: pd.DataFrame,
+    columns: Columns,
+    split: str | None,
+    *,
+    name: str,
+    told_as: str,
+    file_of: Callable[[int, str], PictureFile],
+) -> Table:
+    """A table of the frame's rows; ``file_of`` gives the picture of a row (counted from 0) and its entry in the path column."""
+    assert columns.target is not None
+    assert columns.pictures is not None
+    whole, left_out = _whole_rows(frame.reset_index(drop=True), columns, split)
+    entries = [str(entry) for entry in whole[columns.pictures]]
+    return Table(
+        name=name,
+        refs=tuple(printable_name(entry) for entry in entries),
+        targets=_plain(whole[columns.target], told_as, some_missing=bool(left_out)),
+        target_name=columns.target,
+        files=tuple(file_of(int(row), entry) for row, entry in zip(whole.index, entries, strict=True)),
+        parts=None if split is None else _parts(whole[split], told_as),
+        groups=None if columns.group is None else whole[columns.group].astype(str).to_numpy(dtype=object),
+        group_name=columns.group or "",
+        left_out=left_out,
+    )
+
+
+def _plain(targets: pd.Series, told_as: str, *, some_missing: bool) -> Array:
+    for row, value in zip(targets.index.tolist(), targets, strict=True):
+        if isinstance(value, (list, dict, np.ndarray)):
+            raise DataError(
+                f"Row {row + 1} of {told_as} has {value!r} in {targets.name!r}; a target must be one number or label."
+            )
+    values = np.asarray(targets.to_numpy())
+    # Whole numbers become floats in a column in which some are missing, and a label 3 would be called 3.0.
+    whole = values.dtype.kind == "f" and some_missing and bool((values == np.round(values)).all())
+    return values.astype(np.int64) if whole else values
+
+
+def _whole_rows(frame: pd.DataFrame, columns: Columns, split: str | None) -> tuple[pd.DataFrame, tuple[LeftOut, ...]]:
+    """The rows with everything that is needed, and the others with what they lack. Rows count from 1 below the header."""
+    lacks = {"path": columns.pictures, "target": columns.target, "group": columns.group, "split": split}
+    reasons: dict[int, str] = {}
+    for what, column in lacks.items():
+        if column is None:
+            continue
+        for row in np.flatnonzero(frame[column].isna().to_numpy()):
+            reasons.setdefault(int(row), f"no {what} in {column!r}")
+    left_out = tuple(LeftOut(_row_name(frame, columns, row), reason) for row, reason in sorted(reasons.items()))
+    whole = np.ones(len(frame), dtype=bool)
+    whole[list(reasons)] = False
+    return frame[whole], left_out
+
+
+def _row_name(frame: pd.DataFrame, columns: Columns, row: int) -> str:
+    path = frame[columns.pictures].iloc[row]
+    return f"row {row + 1}" if pd.isna(path) else f"row {row + 1}, {printable_name(str(path))}"
+
+
+def _parts(values: pd.Series, told_as: str) -> Array:
+    parts = [part_named(str(value)) for value in values]
+    for row, (part, value) in enumerate(zip(parts, values, strict=True)):
+        if part is None:
+            raise DataError(
+                f"{told_as} has {value!r} in {values.name!r} (row {values.index[row] + 1}); it may be train, val or test."
+            )
+    return np.array(parts, dtype=object)
+
+
+def _target_column(others: list[str], pictures: str, told_as: str) -> str:
+    if len(others) != 1:
+        raise OptionError(
+            f"{told_as} has {len(others)} columns besides {pictures!r}: name one with --target ({', '.join(others)})."
+            if others
+            else f"{told_as} has no column of targets besides {pictures!r}."
+        )
+    return others[0]
+
+
+def _picture_column(frame: pd.DataFrame, taken: set[str], told_as: str, folder: Path) -> str:
+    candidates = [str(column) for column in frame.columns if column not in taken]
+    first = frame.head(_LOOKED_AT)
+    for column in candidates:
+        # A few missing files must not hide the column: one that exists among the first hundred is enough.
+        if any(_is_file(folder / str(value)) for value in first[column]):
+            return column
+    for column in candidates:
+        if any(Path(str(value)).suffix.lower() in PICTURE_SUFFIXES for value in first[column]):
+            missing = folder / str(frame[column].iloc[0])
+            raise DataError(f"Column {column!r} of {told_as} holds paths, but none of its first files exists, such as {missing}.")
+    raise DataError(f"No column of {told_as} holds paths of pictures (looked in {', '.join(candidates) or 'none'}).")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that is no path: too long, or with a zero byte in it
+        return False
