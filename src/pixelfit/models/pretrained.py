@@ -116,8 +116,8 @@ def pretrained_state(backbone: str, weights: str) -> dict[str, torch.Tensor]:
     Raises:
         DataError: the file cannot be read or does not fit; or the hub has no weights, or cannot be reached.
     """
-    like = timm_model(backbone, with_classifier=True).state_dict()
     if weights == HUB:
+        timm_model(backbone, with_classifier=True)  # says what is wrong with timm or the name, if anything
         import timm
 
         try:
@@ -125,6 +125,7 @@ def pretrained_state(backbone: str, weights: str) -> dict[str, torch.Tensor]:
         except Exception as error:
             raise DataError(f"No weights of {backbone} could be had: {_line(error)}.") from error
     found = _read(Path(weights))
+    like = timm_model(backbone, with_classifier=True).state_dict()
     state = found if set(found) == set(like) else dict(zip(like, found.values(), strict=False))
     if len(found) != len(like) or any(state[name].shape != tensor.shape for name, tensor in like.items()):
         raise DataError(
