@@ -101,7 +101,7 @@ def test_rows_are_counted_and_add_up(tmp_path: Path) -> None:
     drawn = " ".join(html(run).split())
     assert "120 given = 119 used + 1 left out; 119 used = " in drawn
     assert "row 60: no target in &#39;y&#39;" in drawn
-    assert "2 pictures in 1 groups have the same pixels" in drawn
+    assert "2 pictures in 1 group have the same pixels" in drawn
 
 
 def test_own_data_have_no_reference_figures(regression_run: Run) -> None:
