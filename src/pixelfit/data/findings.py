@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from pixelfit.data.duplicates import pair_groups
 from pixelfit.types import Array, Finding, Ints, Label, Pictures, Table
 from pixelfit.words import number_of, value_words
 
@@ -69,10 +70,11 @@ def _exact_duplicates(look: Look) -> Finding | None:
 def _near_duplicates(look: Look) -> Finding | None:
     if not len(look.near):
         return None
-    pairs = [f"{look.refs[one]} and {look.refs[other]}" for one, other in look.near[:_SHOWN]]
-    rows = len(np.unique(look.near))
-    text = f"{rows:,} pictures are nearly the same as another (a copy of another size, brightness or compression)."
-    return Finding("near duplicates", text, rows, tuple(pairs))
+    group = pair_groups(look.near, len(look.refs))
+    rows = np.unique(look.near)
+    rows = rows[np.argsort(group[rows], kind="stable")]
+    text = f"{len(rows):,} pictures are nearly the same as another (a copy of another size, brightness or compression)."
+    return _found(look, "near duplicates", text, rows)
 
 
 def _contradictions(look: Look) -> Finding | None:
