@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import signal
@@ -67,6 +68,9 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
     (folder / "cut" / "3.png").write_bytes(whole[: len(whole) // 2])
     fake = table_of(folder / "fake", list(good))
     (folder / "fake" / "7.png").write_text("hello")
+    zipped, arrays = folder / "pictures.zip", folder / "arrays.npz"
+    zipped.write_bytes(b"PK and no more")
+    arrays.write_bytes(b"PK and no more")
     return {
         "no such path": ([folder / "nowhere"], "nowhere"),
         "empty folder": ([folder / "empty"], "empty holds no pictures"),
@@ -87,6 +91,13 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
         "metric of the inferred task": ([fine, "--metric", "macro_f1"], "which takes rmse or mae"),
         "trials": ([fine, "--trials", "0"], "--trials 0"),
         "no data": (["mnist", "--data-dir", folder / "empty"], "empty holds no file train-images-idx3-ubyte.gz"),
+        "no such group": ([fine, "--group", "patient"], "--group 'patient' is no column"),
+        "no such column of pictures": ([fine, "--pictures", "photo"], "--pictures 'photo' is no column"),
+        "no such test set": ([fine, "--test", folder / "nowhere.csv"], "nowhere.csv"),
+        "share left out": ([fine, "--max-left-out", "1.5"], "--max-left-out 1.5 cannot be used"),
+        "no such weights": ([fine, "--weights", folder / "none.pth"], "There is no file of weights"),
+        "damaged archive": ([zipped], "pictures.zip cannot be unpacked"),
+        "damaged arrays": ([arrays], "arrays.npz cannot be read as an .npz file"),
         "no table": ([folder / "text" / "1.png"], "neither a folder nor a table"),
     }
 
@@ -94,7 +105,8 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
 CASES = (
     "no such path", "empty folder", "one class", "one picture", "text in a regression", "NaN target", "cut short", "no picture",
     "budget 0", "budget ten", "no such column", "target without table", "trials", "no data", "no table",
-    "metric of the other task", "metric of the inferred task",
+    "metric of the other task", "metric of the inferred task", "no such group", "no such column of pictures", "no such test set",
+    "share left out", "no such weights", "damaged archive", "damaged arrays",
 )  # fmt: skip
 
 
@@ -111,6 +123,34 @@ def test_bad_input_gives_one_sentence_and_writes_nothing(case: str, run_cli, tmp
     assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("case", ["no such path", "one class", "one picture", "text in a regression", "no such group", "no data"])
+def test_what_cannot_be_inspected_is_said_in_one_sentence(case: str, run_cli, tmp_path: Path) -> None:
+    words, named = bad_inputs(tmp_path)[case]
+    result = run_cli("inspect", *words, "--out", tmp_path / "facts.json")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert named in result.err
+    assert not (tmp_path / "facts.json").exists()
+
+
+def test_inspect_tells_what_is_there_and_what_is_wrong(run_cli, tmp_path: Path) -> None:
+    table = table_of(tmp_path, [f"{number / 3:.3f}" for number in range(39)] + [""])
+    (tmp_path / "5.png").write_bytes((tmp_path / "6.png").read_bytes())  # the same picture with another target
+    (tmp_path / "7.png").write_text("hello")
+    result = run_cli("inspect", table, "-o", tmp_path / "facts.json")
+    assert result.code == 0
+    out = " ".join(result.out.split())
+    assert "Left out: row 40, 39.png (no target in 'size')." in out
+    assert "Left out: 7.png (it is not a picture)." in out
+    assert "Contradictions: 2 pictures share all their pixels with one that has another size" in out
+    assert "Contradictions, the first: 5.png, 6.png." in out
+    assert "Target: size, 0 to 12.67" in out
+    assert "Counted: 40 given = 38 used + 2 left out; 38 used =" in out
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["facts"]["rows_given"] == 40
+    assert sum(facts["sizes"].values()) == facts["facts"]["rows"] == 38
+    assert {item["ref"] for item in facts["facts"]["left_out"]} == {"row 40, 39.png", "7.png"}
 
 
 def test_fit_from_a_csv_then_predict_leaderboard_and_report(run_cli, tmp_path: Path) -> None:

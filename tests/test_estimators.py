@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import bars
 from PIL import Image
@@ -55,6 +56,20 @@ def test_paths_and_arrays_of_the_same_pictures_predict_the_same(tmp_path: Path) 
         Image.fromarray(picture[..., 0]).save(paths[-1])
     model = ImageRegressor(trials=2, steps=20, out=tmp_path / "run").fit(paths, columns)
     assert (model.predict(paths[:9]) == model.predict(pictures[:9])).all()
+
+
+def test_a_frame_with_a_test_set_of_its_own(tmp_path: Path) -> None:
+    pictures, columns = bars(90)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture[..., 0]).save(tmp_path / f"{number}.png")
+    frame = pd.DataFrame(
+        {"file": [str(tmp_path / f"{n}.png") for n in range(90)], "place": columns / 2, "of": np.arange(90) // 3}
+    )
+    model = ImageRegressor(trials=2, steps=20, out=tmp_path / "run")
+    model.fit(frame[:60], target="place", group="of", test=frame[60:])
+    assert model.run_.scores.rows == 30
+    assert model.run_.folder.read("run.json")["options"]["test"] == "(arrays)"
+    assert "whole groups of 'of'" in model.run_.folder.read("data.json")["split"]
 
 
 def test_grey_arrays_may_leave_out_the_channel() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,23 @@ def test_it_learns_within_seconds_and_survives_saving(task: str, channels: int, 
     np.testing.assert_array_equal(loaded.predict(splits.validation.store[:9]), model.predict(splits.validation.store[:9]))
     alone = np.concatenate([model.predict(splits.validation.store[row : row + 1]) for row in range(5)])
     np.testing.assert_allclose(alone, model.predict(splits.validation.store[:5]), rtol=1e-3, atol=1e-3)
+
+
+def test_tuning_moves_the_first_layers_least_and_survives_saving(lite0: Path, tmp_path: Path) -> None:
+    facts, splits = photographs("classification")
+    recipe = build_space(facts, splits.train, pretrained.offered(facts, lite0, None, Silent())).tuned()
+    recipe = replace(recipe, architecture={**recipe.architecture, "side": 128}, batch_size=16, epochs=3.0)
+    model = trained(recipe, facts, splits, pace=Pace(steps=12)).model
+    begun = pretrained.pretrained_state("efficientnet_lite0", str(lite0))
+    now = model.module.body.state_dict()
+    moved = {name: float((now[name] - begun[name]).abs().max()) for name in ("conv_stem.weight", "conv_head.weight")}
+    assert 0 < moved["conv_stem.weight"] < moved["conv_head.weight"]
+    predicted = model.predict(splits.validation.store, splits.validation.rows)
+    assert (predicted.argmax(axis=1) == splits.validation.targets).mean() > 0.8
+    model.save(tmp_path)
+    np.testing.assert_array_equal(
+        Model.load(tmp_path).predict(splits.validation.store[:3]), model.predict(splits.validation.store[:3])
+    )
 
 
 def test_the_layer_is_the_solution_of_the_convex_problem() -> None:

@@ -90,6 +90,20 @@ def test_a_run_from_before_there_were_intervals_can_be_drawn(regression_run: Run
     assert "How sure is it?" not in folder.report_file.read_text()
 
 
+def test_rows_are_counted_and_add_up(tmp_path: Path) -> None:
+    pictures, columns = bars(120)
+    targets = np.where(np.arange(120) == 60, np.nan, columns / 2)
+    pictures[7] = pictures[8]
+    run = fit((pictures, targets), checked_options(trials=1, out=tmp_path / "run"), progress=Silent())
+    facts, sizes = run.folder.read("facts.json"), run.folder.read("data.json")["sizes"]
+    assert facts["rows_given"] == 120 == facts["rows"] + len(facts["left_out"])
+    assert facts["rows"] == 119 == sum(sizes.values())
+    drawn = " ".join(html(run).split())
+    assert "120 given = 119 used + 1 left out; 119 used = " in drawn
+    assert "row 60: no target in &#39;y&#39;" in drawn
+    assert "2 pictures in 1 group have the same pixels" in drawn
+
+
 def test_own_data_have_no_reference_figures(regression_run: Run) -> None:
     assert "AutoKeras" not in html(regression_run)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pixelfit import report
 from pixelfit.calibration import Calibrated, calibrated_predictor
-from pixelfit.data.describe import describe, samples, tell
+from pixelfit.data.describe import describe, found, samples, tell
 from pixelfit.data.inspect import inspect
 from pixelfit.data.named import references_for
 from pixelfit.data.sources import Source, load_table
@@ -131,4 +131,5 @@ def _save_results(
     ):
         sureness = predictor.sureness_columns(forecast, COVERAGE) if predictor.allows(COVERAGE) else {}
         folder.write_predictions(name, facts, examples, forecast.raw, sureness)
-    folder.write_pictures([*samples(splits.train, facts), *evaluation.worst], facts.spec)
+    shown = [*samples(splits.train, facts), *found(splits, facts), *evaluation.worst]
+    folder.write_pictures(shown, facts.spec)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from pixelfit.types import Trial
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 
 class Progress(Protocol):
@@ -47,15 +43,3 @@ class Silent:
 
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """Show nothing."""
-
-
-class _SizedIterable(Sized, Iterable[T_co], Protocol[T_co]):
-    pass
-
-
-def counted(items: _SizedIterable[T], title: str, progress: Progress) -> Iterator[T]:
-    """Pass on ``items`` one by one and report each as done once the next is asked for."""
-    total = len(items)
-    for done, item in enumerate(items, start=1):
-        yield item
-        progress.count(title, done, total)

@@ -135,7 +135,7 @@ class RunFolder:
         listed = []
         folder = self.path / "pictures"
         for place, item in enumerate(pictures):
-            name = f"{item.kind}-{place:03d}.png"
+            name = f"{item.kind.replace(' ', '-')}-{place:03d}.png"
             with written_beside(folder / name) as beside:
                 _drawable(item.picture, spec).save(beside, format="PNG")
             listed.append(

@@ -263,7 +263,7 @@ class Interval:
 class Picture:
     """A picture that the report shows, with what is known of it."""
 
-    kind: str  # "sample" of the training set, or "worst" mistake on the test set
+    kind: str  # "sample" of the training set, "worst" mistake on the test set, or the kind of a finding
     picture: Array  # (height, width, channels)
     ref: str
     target: Label

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pixelfit.types import Json
 
 
+def number_of(count: int, thing: str) -> str:
+    """A number of things: ``1 group``, ``2,000 groups``."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
 def value_words(value: Json) -> str:
     """A target or prediction in few characters."""
     if not isinstance(value, float):  # a NumPy float is one, too

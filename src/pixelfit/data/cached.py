@@ -23,7 +23,7 @@ import PIL
 from pixelfit.data.pictures import PictureHead, read_picture
 from pixelfit.environment import memory_limit, usable_cores
 from pixelfit.files import cache_folder, read_json, write_json
-from pixelfit.progress import Progress, counted
+from pixelfit.progress import Progress
 from pixelfit.types import Array, Embedded, Json, PictureFile, PictureSpec
 
 FORMAT = 1  # of the folder and of what decoding does; a change of either must change it
@@ -115,11 +115,15 @@ def in_threads(work: Callable[[Item], T], items: Sequence[Item], title: str, pro
     tasks = [items[start : start + _TASK] for start in range(0, len(items), _TASK)]
     with ThreadPoolExecutor(usable_cores()) as pool:
         futures = [pool.submit(lambda task: [work(item) for item in task], task) for task in tasks]
+        results: list[T] = []
         try:
-            return [result for future in counted(futures, title, progress) for result in future.result()]
+            for future in futures:
+                results += future.result()
+                progress.count(title, len(results), len(items))
         except BaseException:  # Ctrl-C above all: what has not begun need not be waited for
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return results
 
 
 def _decoded(

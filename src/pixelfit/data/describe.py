@@ -13,6 +13,7 @@ from pixelfit.words import value_words
 _SAMPLES = 30
 _BINS = 30
 _NAMED = 5
+_SHOWN_A_FINDING = 6
 _CLASSES = 12  # by name in a line
 
 
@@ -96,6 +97,24 @@ def samples(train: Examples, facts: Facts) -> list[Picture]:
     order = np.argsort(train.targets, kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, _SAMPLES).round().astype(int))]
     return [Picture("sample", train.store[train.rows[row]], train.refs[row], _label(train.targets[row], facts)) for row in chosen]
+
+
+def found(splits: Splits, facts: Facts) -> list[Picture]:
+    """Pictures of what stands out, a few a finding: of the development data alone, since the test set is still sealed."""
+    known = (
+        {
+            ref: (part.store[row], target)
+            for part in (splits.train, splits.validation)
+            for ref, row, target in zip(part.refs, part.rows, part.targets, strict=True)
+        }
+        if facts.findings
+        else {}
+    )
+    return [
+        Picture(finding.kind, known[ref][0], ref, _label(known[ref][1], facts))
+        for finding in facts.findings
+        for ref in [ref for ref in finding.refs if ref in known][:_SHOWN_A_FINDING]
+    ]
 
 
 def _label(target: float, facts: Facts) -> Label:

@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from pixelfit.data.duplicates import pair_groups
 from pixelfit.types import Array, Finding, Ints, Label, Pictures, Table
-from pixelfit.words import value_words
+from pixelfit.words import number_of, value_words
 
 FEWEST_A_CLASS = 3  # a class with fewer pictures cannot be in all three parts
 _SHOWN = 20  # rows by name
@@ -60,17 +61,20 @@ def _exact_duplicates(look: Look) -> Finding | None:
     if not len(rows):
         return None
     rows = rows[np.argsort(group[rows], kind="stable")]
-    text = f"{len(rows):,} pictures in {int((sizes > 1).sum()):,} groups have the same pixels as others of their group."
+    text = (
+        f"{len(rows):,} pictures in {number_of(int((sizes > 1).sum()), 'group')} have the same pixels as others of their group."
+    )
     return _found(look, "duplicates", text, rows)
 
 
 def _near_duplicates(look: Look) -> Finding | None:
     if not len(look.near):
         return None
-    pairs = [f"{look.refs[one]} and {look.refs[other]}" for one, other in look.near[:_SHOWN]]
-    rows = len(np.unique(look.near))
-    text = f"{rows:,} pictures are nearly the same as another (a copy of another size, brightness or compression)."
-    return Finding("near duplicates", text, rows, tuple(pairs))
+    group = pair_groups(look.near, len(look.refs))
+    rows = np.unique(look.near)
+    rows = rows[np.argsort(group[rows], kind="stable")]
+    text = f"{len(rows):,} pictures are nearly the same as another (a copy of another size, brightness or compression)."
+    return _found(look, "near duplicates", text, rows)
 
 
 def _contradictions(look: Look) -> Finding | None:
@@ -99,7 +103,9 @@ def _empty(look: Look) -> Finding | None:
     )
     faintest = _EMPTY if look.pictures.spec.scale in ("byte", "unit") else _EMPTY / 255 * float(np.percentile(deviations, 90))
     rows = np.flatnonzero(deviations < faintest)
-    return _found(look, "empty", f"{len(rows):,} pictures look empty: one colour nearly everywhere.", rows) if len(rows) else None
+    return (
+        _found(look, "empty", f"{number_of(len(rows), 'picture')} of one colour nearly everywhere.", rows) if len(rows) else None
+    )
 
 
 def _odd_sizes(look: Look) -> Finding | None:
@@ -110,7 +116,7 @@ def _odd_sizes(look: Look) -> Finding | None:
     if not len(rows):
         return None
     text = (
-        f"{len(rows):,} pictures are of an odd size: {_ODD_SIDE:g} times as large or small as the median of "
+        f"{number_of(len(rows), 'picture')} of an odd size: {_ODD_SIDE:g} times as large or small as the median of "
         f"{np.median(width):.0f} × {np.median(height):.0f} pixels, or {_ODD_SHAPE:g} times as long or as high."
     )
     return _found(look, "odd sizes", text, rows)
@@ -125,7 +131,10 @@ def _odd_kinds(look: Look) -> Finding | None:
     listed = ", ".join(f"{kind} ({kinds[kind]:,})" for kind in sorted(odd)[:_NAMED])
     usual = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common() if kind not in odd)
     return _found(
-        look, "odd kinds", f"{len(rows):,} pictures are of a kind that is rare here: {listed}; the others are {usual}.", rows
+        look,
+        "odd kinds",
+        f"{number_of(len(rows), 'picture')} of a kind that is rare here: {listed}; the others are {usual}.",
+        rows,
     )
 
 
@@ -170,7 +179,7 @@ def _outliers(look: Look) -> Finding | None:
         return None
     rows = rows[np.argsort(-np.abs(look.targets[rows] - (low + high) / 2), kind="stable")]
     text = (
-        f"{len(rows):,} values of {look.target_name} are outliers, more than {_OUTLYING:g} interquartile ranges beyond the "
+        f"{number_of(len(rows), 'value')} of {look.target_name} more than {_OUTLYING:g} interquartile ranges beyond the "
         f"quartiles ({value_words(low)} and {value_words(high)}); the farthest is {value_words(look.targets[rows[0]])}."
     )
     return _found(look, "outliers", text, rows)

@@ -7,6 +7,7 @@ channels, or with channels in pages of their own, as microscopes write them, are
 from __future__ import annotations
 
 import io
+import logging
 import struct
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pixelfit.types import Array, Embedded, PictureFile, PictureSpec
+
+# What tifffile finds odd in a file is told as the reason why the file is left out, and need not appear on the terminal too.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 Depth = Literal["byte", "wide", "float"]
 DEPTHS: dict[Depth, str] = {"byte": "8-bit", "wide": "16-bit", "float": "float or 32-bit"}

@@ -158,7 +158,8 @@ def _parts(values: pd.Series, told_as: str) -> Array:
     for row, (part, value) in enumerate(zip(parts, values, strict=True)):
         if part is None:
             raise DataError(
-                f"{told_as} has {value!r} in {values.name!r} (row {values.index[row] + 1}); it may be train, val or test."
+                f"{told_as} has {value!r} in {values.name!r} (row {values.index[row] + 1}); it may be train, val or test. "
+                f"Rename the column if it means something else."
             )
     return np.array(parts, dtype=object)
 

@@ -15,6 +15,7 @@ FAMILIES: dict[str, Family] = {
         trees.FAMILY,
         linear.FAMILY,
         pretrained.FAMILY,
+        pretrained.TUNED,
     )
 }
 

@@ -89,6 +89,8 @@ class Family:
     heads: tuple[str, ...] = ()  # names of those that suit it; empty: all
     augmented: bool = True  # whether its training pictures are turned and shifted
     begin: Callable[[nn.Module, Architecture], None] | None = None  # what a fresh module is given before it is trained
+    # Groups of weights with the share of the learning rate that each gets; None: all get the whole of it.
+    layer_rates: Callable[[nn.Module], list[tuple[list[nn.Parameter], float]]] | None = None
     pretrained: bool = False  # whether it needs a backbone that was trained before
 
     def starting_architecture(self) -> dict[str, Json]:

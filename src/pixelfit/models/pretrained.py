@@ -1,4 +1,4 @@
-"""A backbone that was trained on other pictures before, kept as it is, with a linear layer on its features.
+"""A backbone that was trained on other pictures before: kept as it is with a linear layer on its features, or tuned.
 
 The backbones are timm's (Wightman 2019, "PyTorch Image Models"). Their features of a few hundred photographs take seconds, and
 the layer on top is a convex problem: solved with L-BFGS for whatever loss the head has, its penalty chosen by cross-validation.
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pixelfit.errors import DataError
-from pixelfit.models.family import Architecture, Choice, Family
+from pixelfit.models.family import Architecture, Between, Choice, Family
 from pixelfit.models.heads import Head
 from pixelfit.progress import Progress
 from pixelfit.types import Facts, Json, PictureSpec
@@ -34,21 +34,24 @@ _MOST_CROSS_VALIDATED = 3_000  # pictures; more are held out once
 _PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _PATIENCE = 2  # penalties in a row that make it worse
 _ITERATIONS = 60
+_LAYER_SHARE = 0.75  # of the learning rate of the layer above
 
 
 class Frozen(nn.Module):
     """A backbone's features, and a linear layer on them."""
 
-    def __init__(self, spec: PictureSpec, outputs: int, architecture: Architecture) -> None:
+    def __init__(self, spec: PictureSpec, outputs: int, architecture: Architecture, *, tuned: bool = False) -> None:
         super().__init__()
         grow = architecture["side"] / max(spec.height, spec.width)
         self.size = (max(32, round(spec.height * grow)), max(32, round(spec.width * grow)))
         self.body = timm_model(architecture["backbone"], with_classifier=False)
-        self.body.requires_grad_(False)
+        self.body.requires_grad_(tuned)
         self.output = nn.Linear(int(self.body.num_features), outputs)  # type: ignore[arg-type]
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, features)."""
+        if self.training:
+            return self._some(pictures)  # batch normalisation wants the batch whole
         return torch.cat([self._some(part) for part in torch.split(pictures, _AT_ONCE)])
 
     def _some(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -116,8 +119,8 @@ def pretrained_state(backbone: str, weights: str) -> dict[str, torch.Tensor]:
     Raises:
         DataError: the file cannot be read or does not fit; or the hub has no weights, or cannot be reached.
     """
-    like = timm_model(backbone, with_classifier=True).state_dict()
     if weights == HUB:
+        timm_model(backbone, with_classifier=True)  # says what is wrong with timm or the name, if anything
         import timm
 
         try:
@@ -125,6 +128,7 @@ def pretrained_state(backbone: str, weights: str) -> dict[str, torch.Tensor]:
         except Exception as error:
             raise DataError(f"No weights of {backbone} could be had: {_line(error)}.") from error
     found = _read(Path(weights))
+    like = timm_model(backbone, with_classifier=True).state_dict()
     state = found if set(found) == set(like) else dict(zip(like, found.values(), strict=False))
     if len(found) != len(like) or any(state[name].shape != tensor.shape for name, tensor in like.items()):
         raise DataError(
@@ -238,6 +242,27 @@ def _minimised(
     return weight.detach(), bias.detach()
 
 
+def build_tuned(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
+    """As ``build``, with a backbone whose weights are trained on."""
+    module = Frozen(spec, outputs, architecture, tuned=True)
+    nn.init.zeros_(module.output.weight)  # so that the backbone is not pulled about before the layer on it knows anything
+    return module
+
+
+def layer_rates(module: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+    """Each layer's weights with its share of the learning rate, which falls from the last layer to the first.
+
+    What the first layers see is common to all pictures (layer-wise rates: Howard & Ruder 2018, arXiv:1801.06146).
+    """
+    assert isinstance(module, Frozen)
+    layers: list[nn.Module] = []
+    for child in module.body.children():
+        layers += list(child.children()) if isinstance(child, (nn.Sequential, nn.ModuleList)) else [child]
+    weights = [list(layer.parameters()) for layer in layers if any(True for _ in layer.parameters())]
+    shares = [_LAYER_SHARE ** (len(weights) - place) for place in range(len(weights))]
+    return [*zip(weights, shares, strict=True), (list(module.output.parameters()), 1.0)]
+
+
 FAMILY = Family(
     "frozen",
     "linear on the features of a pretrained backbone",
@@ -247,4 +272,16 @@ FAMILY = Family(
     begin=begin,
     pretrained=True,
     augmented=False,
+)
+
+TUNED = Family(
+    "tuned",
+    "a pretrained backbone, trained on",
+    build_tuned,
+    space={"side": Choice((128, 160, 224), 160)},
+    learning_rate=Between(1e-4, 1e-2, 2e-3, log=True),
+    begin=begin,
+    layer_rates=layer_rates,
+    pretrained=True,
+    searched=False,  # too long for the short trials of a search: it is trained once, where the frozen one does well
 )

@@ -13,6 +13,7 @@ from pixelfit.files import write_text
 from pixelfit.report.charts import charts_html
 from pixelfit.report.page import page
 from pixelfit.runs import RunFolder
+from pixelfit.words import number_of
 
 _HERE = Path(__file__).parent
 _POLICY = "@@content-security-policy@@"
@@ -29,6 +30,7 @@ def draw(folder: RunFolder) -> None:
     html = engine.get_template("report.html.j2").render(
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
         policy=_POLICY,
+        number_of=number_of,
         scripts=scripts,
         charts=charts,
         **content.sections,

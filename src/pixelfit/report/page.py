@@ -60,6 +60,7 @@ def page(folder: RunFolder) -> Page:
         "range": _range(facts),
         "samples": _gallery(folder.path, pictures, "sample"),
         "worst": _gallery(folder.path, pictures, "worst"),
+        "found": {finding["kind"]: _gallery(folder.path, pictures, finding["kind"]) for finding in facts["findings"]},
         "ranked_by": TITLES[ranked_by],
         "leaderboard": _leaderboard(trials, weights, ranked_by),
         "failed": [trial for trial in trials if trial["error"]],

@@ -50,6 +50,10 @@ class Space:
         """The recipe of the model that never looks at a picture."""
         return self._of_family(FAMILIES["constant"], lambda name, dimension: dimension.start)
 
+    def tuned(self) -> Recipe:
+        """The recipe of the pretrained backbone that is trained on."""
+        return self._of_family(FAMILIES["tuned"], lambda name, dimension: dimension.start)
+
     def known_good(self, wanted: Mapping[str, Json]) -> tuple[Recipe, dict[str, Json]]:
         """The recipe with the ``wanted`` answers, or the usual ones where the space does not allow them; and all its answers.
 
@@ -88,7 +92,7 @@ class Space:
             label_smoothing=ask("label_smoothing", Choice((0.0, 0.05, 0.1), 0.05)) if head in SMOOTHED else 0.0,
             averaging=ask("averaging", Choice((0.0, 0.02, 0.1), 0.0)),
             augmentation=self._augmentation(ask) if family.augmented else Augmentation(),
-            side=int(ask("side", self.sides)) if len(self.sides.values) > 1 else 0,
+            side=0 if family.pretrained or len(self.sides.values) == 1 else int(ask("side", self.sides)),
         )
 
     def _augmentation(self, ask: Ask) -> Augmentation:

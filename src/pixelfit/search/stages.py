@@ -36,6 +36,7 @@ _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
 _FIRST_ROUND_SHARE = 0.3  # of the time, at most
 _LONGEST_SLICE_SHARE = _FIRST_ROUND_SHARE / 10  # so that slow machines try the portfolio's recipes too
+_TUNING_SHARE = 0.4  # of the time that is left, to train a pretrained backbone on
 _SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
 _MOST_FINALS = 12
 _FINAL_LENGTHS = 1.5  # times the recipe's own epochs, for one of several finals
@@ -104,6 +105,7 @@ class Stages:
         if _FIRST_ROUND_SHARE * self._whole() >= 2 * max(self.slice_s, enough_s):
             yield from self._first_round(known)
         yield from self._second_round()
+        yield from self._tuning()
         while not self._done() and self._finding_pays():
             yield from self._sampled()
         self.futile = False  # the finals are known to be fast enough
@@ -156,6 +158,16 @@ class Stages:
             if self._done():
                 return
             yield self._onward(trial, "second round", _SURVIVES * self.slice_s, _SURVIVES), None
+
+    def _tuning(self) -> Iterator[tuple[Plan, None]]:
+        """The pretrained backbone trained on, where its features as they are do as well as any model from scratch."""
+        frozen = next((trial for trial in self.trials if trial.family == "frozen" and trial.score is not None), None)
+        if frozen is None or self._done():
+            return
+        best = rank(self.trials)[0]
+        recipe, seconds = self.space.tuned(), _TUNING_SHARE * self.left()
+        if not metrics.clearly_worse(self._losses(frozen), self._losses(best)) and self._affordable(recipe, seconds):
+            yield self._plan(recipe, FULL_LENGTH, seconds, 1.0), None
 
     def _had_its_chance(self, trial: Trial, others: Sequence[Trial]) -> bool:
         """Whether another is clearly better that saw the pictures no more often, or as good after a third of the epochs.

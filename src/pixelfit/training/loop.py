@@ -293,9 +293,14 @@ class _Training:
     def _fresh(self) -> tuple[torch.optim.Optimizer, Iterator[torch.Tensor], torch.Generator]:
         """An optimiser, the order of batches and the dice for augmentation, as they are at the start of a training."""
         torch.manual_seed(self.seed)  # for dropout
-        decayed = [weight for weight in self.model.module.parameters() if weight.ndim > 1]
-        others = [weight for weight in self.model.module.parameters() if weight.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        module, layer_rates = self.model.module, FAMILIES[self.recipe.family].layer_rates
+        groups = []
+        for weights, share in layer_rates(module) if layer_rates else [(list(module.parameters()), 1.0)]:
+            for decay, chosen in (
+                (self.recipe.weight_decay, [weight for weight in weights if weight.ndim > 1]),
+                (0.0, [weight for weight in weights if weight.ndim <= 1]),
+            ):
+                groups.append({"params": chosen, "weight_decay": decay, "share": share})
         optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=(0.9, 0.99), fused=True)
         return optimizer, self._batches(), torch.Generator().manual_seed(self.seed + 1)
 
@@ -320,7 +325,7 @@ class _Training:
             outputs = self.forward(prepared)
         loss = self.model.head.loss(outputs.float(), targets.to(self.device, non_blocking=True), self.recipe.label_smoothing)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
