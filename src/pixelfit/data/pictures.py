@@ -57,8 +57,7 @@ def read_head(file: PictureFile) -> PictureHead | str:
                 stream.seek(0)
             with Image.open(stream) as picture:
                 width, height = picture.size
-                # Of a TIFF file Pillow tells the size as it is to be shown already.
-                if picture.format != "TIFF" and picture.getexif().get(_ORIENTATION, 1) >= _LYING:
+                if _lies(picture):
                     width, height = height, width
                 grey = picture.mode in _GREY_MODES or picture.mode.startswith("I;16") or _has_grey_palette(picture)
                 channels = 1 if grey or picture.mode in _FLOAT_MODES else 3
@@ -103,6 +102,17 @@ def _opened(file: PictureFile) -> AbstractContextManager[IO[bytes]]:
     return nullcontext(io.BytesIO(file.load())) if isinstance(file, Embedded) else file.open("rb")
 
 
+def _lies(picture: Image.Image) -> bool:
+    """Whether height and width change places when the picture, not yet decoded, is turned as its EXIF data say.
+
+    Of a TIFF file Pillow tells the size as it is to be shown already. To ask a PNG file without EXIF data at its head would
+    decode it, since they may stand at its end, where nobody writes them.
+    """
+    if picture.format == "TIFF" or (picture.format == "PNG" and not {"exif", "Raw profile type exif"} & set(picture.info)):
+        return False
+    return bool(picture.getexif().get(_ORIENTATION, 1) >= _LYING)
+
+
 def _depth(mode: str) -> Depth:
     if mode in _FLOAT_MODES:
         return "float"
@@ -117,8 +127,7 @@ def _has_grey_palette(picture: Image.Image) -> bool:
 
 
 def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
-    lying = picture.getexif().get(_ORIENTATION, 1) >= _LYING
-    wanted = (spec.height, spec.width) if lying else (spec.width, spec.height)
+    wanted = (spec.height, spec.width) if _lies(picture) else (spec.width, spec.height)
     picture.draft(None, (wanted[0] * _DRAFT, wanted[1] * _DRAFT))  # does nothing but for JPEG files
     picture.load()
     upright = ImageOps.exif_transpose(picture)
