@@ -81,6 +81,11 @@ class Columns:
     pictures: str | None = None
     group: str | None = None
 
+    def named(self) -> dict[str, str]:
+        """The columns that the user named, by option."""
+        options = {"target": self.target, "pictures": self.pictures, "group": self.group}
+        return {option: name for option, name in options.items() if name is not None}
+
 
 UNNAMED = Columns()
 

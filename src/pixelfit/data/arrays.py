@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
 
 from pixelfit.errors import DataError
@@ -51,13 +50,22 @@ def from_pair(X: object, y: object) -> Table:
         refs = tuple(f"row {row}" for row in range(len(arrays)))
     if len(refs) != len(targets):
         raise DataError(f"X and y must be of equal length; X has {len(refs):,} pictures and y has {len(targets):,} targets.")
-    missing = np.asarray(pd.isna(targets))
+    missing = _missing(targets)
     left_out = tuple(LeftOut(refs[row], "no target in 'y'") for row in np.flatnonzero(missing))
     if left_out:
         kept = np.flatnonzero(~missing)
         refs, targets = tuple(refs[row] for row in kept), targets[kept]
         files, arrays = files and tuple(files[row] for row in kept), None if arrays is None else arrays[kept]
     return Table(name="arrays", refs=refs, targets=targets, target_name="y", files=files, arrays=arrays, left_out=left_out)
+
+
+def _missing(targets: Array) -> Array:
+    """Which targets are None, NaN or what else pandas takes for missing; it is loaded for Python objects alone."""
+    if targets.dtype.kind != "O":
+        return np.isnan(targets) if targets.dtype.kind == "f" else np.zeros(len(targets), dtype=bool)
+    import pandas as pd
+
+    return np.asarray(pd.isna(targets))
 
 
 def from_npz(path: Path) -> Table:

@@ -13,8 +13,6 @@ import hashlib
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from pixelfit.types import Array, Ints
 
@@ -41,6 +39,9 @@ def joined(groups: Ints, *others: Ints) -> Ints:
     """Groups such that rows that share one in any of the given partitions, or through other rows, share one. Shape (N,)."""
     if not others:
         return groups
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     rows, places, start = [], [], 0
     for partition in (groups, *others):
         _, codes = np.unique(partition, return_inverse=True)
@@ -81,6 +82,11 @@ def near_pairs(store: Array, groups: Ints) -> Ints:
 
 def pair_groups(pairs: Ints, rows: int) -> Ints:
     """A partition of ``rows`` rows in which the two of each pair, and whatever hangs together by pairs, share a group."""
+    if not len(pairs):
+        return np.arange(rows)
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     matrix = coo_matrix((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(rows, rows))
     return np.asarray(connected_components(matrix, directed=False)[1].astype(np.int64))
 

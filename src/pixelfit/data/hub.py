@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from pixelfit.data.arrays import part_named
 from pixelfit.data.tables import check_columns, table_of
 from pixelfit.errors import DataError, DownloadError, OptionError
 from pixelfit.progress import Progress
 from pixelfit.types import Columns, Embedded, Json, PictureFile, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREFIX = "hf://"
 _PICTURE = "picture"  # the column that stands for pictures in messages: they have no paths

@@ -106,7 +106,7 @@ def inspect(table: Table, pictures: Pictures, task: Task | None, metric: Metric 
         findings=findings(table, pictures, classes, targets, near),
     )
     named = [] if table.groups is None else [np.unique(table.groups[pictures.rows], return_inverse=True)[1]]
-    return Inspected(facts, targets, joined(pictures.groups, near_groups, *named))
+    return Inspected(facts, targets, joined(pictures.groups, *([near_groups] if len(near) else []), *named))
 
 
 def _grouped(groups: Ints) -> tuple[int, int]:

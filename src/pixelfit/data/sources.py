@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from pixelfit.data import hub, named
 from pixelfit.data.archives import is_archive, unpacked
@@ -18,7 +18,11 @@ from pixelfit.errors import DataError, OptionError
 from pixelfit.progress import Progress
 from pixelfit.types import Array, Columns, Table
 
-Source: TypeAlias = str | Path | tuple[object, object] | pd.DataFrame | hub.HubData
+if TYPE_CHECKING:
+    import pandas as pd
+    from typing_extensions import TypeIs
+
+Source: TypeAlias = "str | Path | tuple[object, object] | pd.DataFrame | hub.HubData"
 
 
 def load_table(
@@ -48,7 +52,7 @@ def load_table(
 def _load(source: Source, columns: Columns, data_dir: Path | None, progress: Progress) -> Table:
     if isinstance(source, tuple):
         return from_pair(*source)
-    if isinstance(source, pd.DataFrame):
+    if _is_frame(source):
         return from_frame(source, columns, name="frame", told_as="The DataFrame", folder=Path())
     if not isinstance(source, (str, Path)):
         return hub.from_dataset(source, columns, name="dataset")
@@ -65,11 +69,16 @@ def _load(source: Source, columns: Columns, data_dir: Path | None, progress: Pro
     return _from_path(path, columns)
 
 
+def _is_frame(source: object) -> TypeIs[pd.DataFrame]:
+    pandas = sys.modules.get("pandas")  # where nobody has loaded it, there is no DataFrame either
+    return pandas is not None and isinstance(source, pandas.DataFrame)
+
+
 def _from_path(path: Path, columns: Columns) -> Table:
     if path.is_dir():
         inside = [file for file in sorted(path.iterdir()) if file.is_file() and (is_table(file) or file.suffix.lower() == ".npz")]
         # A table that lies with class folders is taken for one of theirs only if the user speaks of its columns.
-        if len(inside) == 1 and (columns != Columns() or len(sub_folders(path)) < 2):
+        if len(inside) == 1 and (columns.named() or len(sub_folders(path)) < 2):
             return _from_path(inside[0], columns)
         _refuse_columns(columns, f"{path} is a folder with {len(inside)} tables in it")
         return from_folder(path)
@@ -85,9 +94,8 @@ def _from_path(path: Path, columns: Columns) -> Table:
 
 
 def _refuse_columns(columns: Columns, why: str) -> None:
-    for option, name in (("target", columns.target), ("pictures", columns.pictures), ("group", columns.group)):
-        if name is not None:
-            raise OptionError(f"--{option} {name!r} names a column, which only tables have, and {why}.")
+    for option, name in columns.named().items():
+        raise OptionError(f"--{option} {name!r} names a column, which only tables have, and {why}.")
 
 
 def _with_test(development: Table, test: Table) -> Table:

@@ -6,13 +6,16 @@ import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pixelfit.data.arrays import part_named, printable_name
 from pixelfit.errors import DataError, OptionError
 from pixelfit.types import Array, Columns, LeftOut, PictureFile, Table
+
+if TYPE_CHECKING:  # half a second to load, which runs without a table need not wait for
+    import pandas as pd
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _SPLIT_COLUMN = "split"
@@ -25,7 +28,21 @@ class _Kind:
     read: Callable[[Path], pd.DataFrame]
 
 
+def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_json(path, lines=True, dtype=False)
+
+
 def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     try:
         return pd.read_parquet(path)
     except ImportError as error:
@@ -33,10 +50,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 KINDS: Mapping[str, _Kind] = {
-    ".csv": _Kind("a CSV file", lambda path: pd.read_csv(path, encoding="utf-8-sig")),
-    ".tsv": _Kind("a TSV file", lambda path: pd.read_csv(path, sep="\t", encoding="utf-8-sig")),
+    ".csv": _Kind("a CSV file", _read_csv),
+    ".tsv": _Kind("a TSV file", lambda path: _read_csv(path, "\t")),
     ".parquet": _Kind("a Parquet file", _read_parquet),
-    ".jsonl": _Kind("a JSON Lines file", lambda path: pd.read_json(path, lines=True, dtype=False)),
+    ".jsonl": _Kind("a JSON Lines file", _read_json_lines),
 }
 
 
@@ -55,7 +72,7 @@ def from_table_file(path: Path, columns: Columns) -> Table:
     kind = KINDS[path.suffix.lower()]
     try:
         frame = kind.read(path)
-    except (OSError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:  # pandas' own are ValueErrors
         if isinstance(error, (DataError, PermissionError)):
             raise
         raise DataError(f"{path} cannot be read as {kind.title}: {error}.") from error
@@ -83,8 +100,8 @@ def check_columns(frame: pd.DataFrame, columns: Columns, *, told_as: str, folder
     twice = next((column for place, column in enumerate(names) if column in names[:place]), None)
     if twice is not None:
         raise DataError(f"{told_as} has two columns named {twice!r}.")
-    for option, chosen in (("target", columns.target), ("pictures", columns.pictures), ("group", columns.group)):
-        if chosen is not None and chosen not in names:
+    for option, chosen in columns.named().items():
+        if chosen not in names:
             raise OptionError(f"--{option} {chosen!r} is no column of {told_as}; its columns are {', '.join(names)}.")
     split = next((column for column in names if column.lower() == _SPLIT_COLUMN and column != columns.target), None)
     taken = {column for column in (columns.target, columns.group, split) if column is not None}
@@ -149,8 +166,9 @@ def _whole_rows(frame: pd.DataFrame, columns: Columns, split: str | None) -> tup
 
 
 def _row_name(frame: pd.DataFrame, columns: Columns, row: int) -> str:
-    path = frame[columns.pictures].iloc[row]
-    return f"row {row + 1}" if pd.isna(path) else f"row {row + 1}, {printable_name(str(path))}"
+    paths = frame[columns.pictures]
+    path = paths.iloc[row]
+    return f"row {row + 1}" if paths.isna().iloc[row] else f"row {row + 1}, {printable_name(str(path))}"
 
 
 def _parts(values: pd.Series, told_as: str) -> Array:
