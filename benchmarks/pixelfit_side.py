@@ -20,7 +20,7 @@ from pixelfit.training.loop import Lesson, train
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import UNNAMED, Array, Task
+from pixelfit.types import UNNAMED, Array, Fold, Task
 
 
 class _Unwatched:
@@ -58,7 +58,8 @@ def trained(recipe: Recipe, lesson: Lesson, steps: int) -> tuple[Model, float]:
 
 def validated(recipe: Recipe, lesson: Lesson, *, steps: int, seconds: float) -> tuple[float | None, float]:
     """The validation score, smaller is better, after so many steps (or as much as fits), and the seconds; None if it failed."""
-    engine = LocalEngine(lesson, Deadline(None), Silent())
+    assert lesson.validation is not None
+    engine = LocalEngine([Fold(lesson.train, lesson.validation)], lesson.facts, Deadline(None), Silent())
     trial = engine.run(Plan(0, "benchmark", recipe, Pace(seconds, steps=steps), seed=0)).trial
     return trial.score, trial.seconds
 

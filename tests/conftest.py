@@ -44,7 +44,7 @@ def data_folder() -> Path:
 def _finished(name: str, tmp: Path, **options: object) -> Run:
     pictures, columns = bars(150)
     targets: Array = columns if options["task"] == "regression" else np.array(["left", HOSTILE])[(columns > 4).astype(int)]
-    chosen = checked_options(trials=4, steps=40, out=tmp / name, **options)
+    chosen = checked_options(trials=4, steps=40, folds=1, out=tmp / name, **options)
     return fit((pictures, targets), chosen, progress=Silent())
 
 

@@ -39,7 +39,7 @@ def test_the_temperature_undoes_too_much_or_too_little_sureness(factor: float) -
     head = replace(model.head, classes=5)
     unsure = replace(model, head=head, module=Given(), preparation=Preparation((0.0,), (1.0,)))
     examples = Examples(logits.reshape(4000, 1, 5, 1) * np.float32(factor), np.arange(4000), targets, ())
-    result = replace(unsure, temperature=temperature_for(head, unsure.outputs(examples.store), targets))
+    result = replace(unsure, temperature=temperature_for([(head, unsure.outputs(examples.store), targets)]))
     assert result.temperature == pytest.approx(factor, rel=0.12)
     before, after = (log_loss(targets, each.predict(examples.store)) for each in (unsure, result))
     assert after <= before
@@ -51,7 +51,7 @@ def test_a_model_whose_predictions_a_temperature_would_not_mend_stays_as_it_is()
         recipe = replace(build_space(facts, splits.train).known_good({"family": "mlp"})[0], head=head)
         model = trained(recipe, facts, splits, pace=Pace(steps=4)).model
         outputs = model.outputs(splits.validation.store, splits.validation.rows)
-        assert temperature_for(model.head, outputs, splits.validation.targets) == 1.0
+        assert temperature_for([(model.head, outputs, splits.validation.targets)]) == 1.0
 
 
 def test_the_temperature_is_saved(tmp_path) -> None:

@@ -29,7 +29,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def fit(out: Path, **options: object) -> Run:
-    return automl.fit(bars(120), checked_options(out=out, **options), progress=Silent())
+    return automl.fit(bars(120), checked_options(out=out, **{"folds": 1, **options}), progress=Silent())
 
 
 def test_scores_json_holds_the_promised_figures(regression_run: Run, classification_run: Run) -> None:
@@ -91,7 +91,9 @@ def test_trials_are_ranked_and_reported_by_the_users_metric(task: str, metric: s
 
 
 def test_too_few_validation_pictures_for_intervals_is_said(tmp_path: Path) -> None:
-    run = automl.fit(bars(40), checked_options(task="regression", trials=2, steps=8, out=tmp_path / "run"), progress=Silent())
+    run = automl.fit(
+        bars(40), checked_options(task="regression", trials=2, steps=8, folds=1, out=tmp_path / "run"), progress=Silent()
+    )
     assert run.scores.intervals is None
     assert set(rows(run.folder.path / "predictions" / "test.csv")[0]) == {"picture", "target", "prediction"}
     assert "too few pictures to say how far off" in run.folder.report_file.read_text()

@@ -40,7 +40,12 @@ from pixelfit.search.space import build_space
 from pixelfit.search.study import Study
 from pixelfit.training.loop import Lesson, Start, train
 from pixelfit.training.pace import Pace
-from pixelfit.types import FULL_LENGTH, PictureSpec
+from pixelfit.types import FULL_LENGTH, Array, Forecast, PictureSpec
+
+
+def predicted(values: Array) -> Forecast:
+    """A forecast of these values that says nothing of how sure it is."""
+    return Forecast(values, np.zeros(len(values)), values)
 
 
 def test_the_exponent_of_a_power_law_is_found() -> None:
@@ -177,7 +182,7 @@ class _Begun:
             len(self.state.trials), "mlp", purpose, self.recipe.to_json(), "complete", 0, seconds,
             score=error, step_s=seconds, epochs=epochs, continues=continues,
         )  # fmt: skip
-        self.folder.write_trial(trial, [], self.model, self.splits.validation.targets + error)
+        self.folder.write_trial(trial, [], [self.model], predicted(self.splits.validation.targets + error))
         self.state.trials.append(trial)
         return trial
 
@@ -198,8 +203,7 @@ def test_snapshots_go_on_from_each_other_as_long_as_they_pay(tmp_path: Path, err
         assert plan.purpose == "snapshot"
         assert plan.recipe == begun.recipe
         assert plan.pace.seconds == pytest.approx(30.0, rel=0.1)
-        assert plan.start is not None
-        assert plan.start.weights is not None
+        assert plan.starts[0].weights is not None
 
 
 @pytest.mark.parametrize(("seconds", "steps", "goes_on"), [(0.05, None, True), (900.0, None, False), (0.05, 40, False)])
@@ -213,9 +217,9 @@ def test_a_longer_training_goes_on_from_the_shorter_ones_weights_where_time_is_s
     if goes_on:
         assert plan.continues == first.number
         weights = begun.model.module.state_dict()
-        assert all(torch.equal(weights[name], tensor) for name, tensor in plan.start.weights.module.state_dict().items())
+        assert all(torch.equal(weights[name], tensor) for name, tensor in plan.starts[0].weights.module.state_dict().items())
     else:
-        assert (plan.continues, plan.start) == (None, None)
+        assert (plan.continues, plan.starts) == (None, ())
 
 
 def test_all_the_time_behind_a_models_weights_counts(tmp_path: Path) -> None:
@@ -358,7 +362,7 @@ def _records(tmp_path: Path, fewer_is_worse: float):
             score=error,
             step_s=1.0,
         )
-        folder.write_trial(trial, [], predictor.members[0].model, predictions)
+        folder.write_trial(trial, [], [predictor.members[0].model], predicted(predictions))
         trials.append(trial)
     return trials, splits, facts, folder, predictor
 

@@ -16,10 +16,9 @@ from pixelfit.data.sources import Source, load_table
 from pixelfit.data.split import split
 from pixelfit.data.store import decode
 from pixelfit.deadline import Deadline
-from pixelfit.ensemble import combine
+from pixelfit.ensemble import combine, together
 from pixelfit.environment import environment
 from pixelfit.evaluate import Evaluation, score_on_test
-from pixelfit.models.model import Model
 from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
@@ -73,10 +72,10 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
         seconds["search"] = deadline.elapsed()
         finish = Finish(splits, facts, folder, deadline, limits, options.seed, progress)
-        ensemble = combine(trials, splits.validation, facts, folder, finish.costs())
+        ensemble = combine(trials, splits, facts, folder, finish.costs())
         trials, chosen = finish.distilled(trials, ensemble) if options.distill else (trials, ensemble)
-        final = finish.refitted(trials, calibrated_predictor(chosen, splits.validation))
-        baseline = Model.load(folder.trial_folder(0))
+        final = finish.refitted(trials, calibrated_predictor(chosen, splits.validation, folder))
+        baseline = together([(trials[0], 1.0)], facts, folder)
         evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
         folder.write_timeline(seconds, interrupted=deadline.interrupted)
@@ -97,7 +96,7 @@ def read(source: Source, options: FitOptions, progress: Progress) -> tuple[Facts
     table = load_table(source, options.columns, data_dir=options.data_dir, progress=progress, test=options.test)
     pictures = decode(table, progress, most_left_out=options.most_left_out)
     inspected = inspect(table, pictures, options.task, options.metric)
-    return inspected.facts, split(table, pictures, inspected, seed=options.seed)
+    return inspected.facts, split(table, pictures, inspected, seed=options.seed, folds=options.folds_wanted)
 
 
 def _limits(options: FitOptions) -> Limits:
@@ -123,8 +122,7 @@ def _save_results(
     """The final model, and everything that the report shows of it."""
     predictor = final.predictor
     predictor.save(folder.model_folder)
-    weights = {member.trial: member.weight for member in predictor.members}
-    folder.write_leaderboard(trials, facts.metric, weights)
+    folder.write_leaderboard(trials, facts.metric, predictor.trial_weights())
     for name, examples, forecast in (
         ("validation", splits.validation, final.on_validation),
         ("test", evaluation.examples, evaluation.forecast),

@@ -10,9 +10,9 @@ import numpy as np
 from pixelfit import metrics
 from pixelfit.conformal import Intervals, Sets
 from pixelfit.models.heads import TEMPERATURES
-from pixelfit.models.model import Forecast
 from pixelfit.predictor import Predictor, sharpened
-from pixelfit.types import Examples, Floats, Ints
+from pixelfit.runs import RunFolder
+from pixelfit.types import Examples, Floats, Forecast, Ints
 
 _FEWEST_ROWS = 30  # fewer would set the temperature by a picture or two
 
@@ -30,9 +30,13 @@ class Calibrated:
     constant: Intervals | None
 
 
-def calibrated_predictor(predictor: Predictor, validation: Examples) -> Calibrated:
-    """The predictor with calibrated intervals or, for classes, with calibrated probabilities and sets."""
-    forecast = predictor.forecast(validation.store, validation.rows)
+def calibrated_predictor(predictor: Predictor, validation: Examples, folder: RunFolder) -> Calibrated:
+    """The predictor with calibrated intervals or, for classes, with calibrated probabilities and sets.
+
+    With several folds what is calibrated on are each picture's predictions by the models that have not seen it, as in cross
+    conformal prediction (Vovk 2015). The final mean over all folds' models errs a little less, which errs on the safe side.
+    """
+    forecast = _on_held_out(predictor, validation, folder)
     targets = validation.targets
     if predictor.task == "regression":
         intervals = Intervals.fit(targets, forecast.raw, forecast.spread)
@@ -41,6 +45,13 @@ def calibrated_predictor(predictor: Predictor, validation: Examples) -> Calibrat
     forecast = replace(forecast, raw=sharpened(forecast.raw, temperature))
     sets = Sets.fit(targets, forecast.raw)
     return Calibrated(replace(predictor, temperature=temperature, conformal=sets), forecast, None)
+
+
+def _on_held_out(predictor: Predictor, validation: Examples, folder: RunFolder) -> Forecast:
+    """What the predictor says of validation pictures: mixed from what its trials said of them, unless it has further views."""
+    if any(member.model.views != "single" for member in predictor.members):
+        return predictor.forecast(validation.store, validation.rows)
+    return predictor.mixed([(weight, folder.validation_forecast(trial)) for trial, weight in predictor.trial_weights().items()])
 
 
 def ensemble_temperature(targets: Ints, probabilities: Floats) -> float:

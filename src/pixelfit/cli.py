@@ -54,6 +54,10 @@ WeightsOption = Annotated[
     Path | None, typer.Option(help="A file of pretrained weights (safetensors, or a torch file) for the backbone.")
 ]
 BackboneOption = Annotated[str | None, typer.Option(help="timm's name of the pretrained backbone. Default: efficientnet_lite0.")]
+FoldsOption = Annotated[
+    int | None,
+    typer.Option(help="Folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
 TargetOption = Annotated[str | None, typer.Option(help="A table's column of targets.")]
 PicturesOption = Annotated[str | None, typer.Option(help="A table's column of paths, if there are several.")]
@@ -122,6 +126,7 @@ def fit(
     steps: StepsOption = None,
     max_latency: LatencyOption = None,
     distill: DistillOption = False,
+    folds: FoldsOption = None,
     weights: WeightsOption = None,
     backbone: BackboneOption = None,
     seed: SeedOption = 0,
@@ -141,6 +146,7 @@ def fit(
         metric=metric,
         max_latency=max_latency,
         distill=distill,
+        folds=folds,
         weights=weights,
         backbone=backbone,
         budget=budget,
@@ -354,7 +360,11 @@ def _print_result(console: Console, run: Run) -> None:
     for line in sureness_lines(run.scores):
         console.print(Text(line))
     console.print()
-    members = ", ".join(f"#{member.trial} {member.model.family} ({member.weight:.0%})" for member in run.predictor.members)
+    family = {member.trial: member.model.family for member in run.predictor.members}
+    weights = run.predictor.trial_weights().items()
+    members = ", ".join(f"#{trial} {family[trial]} ({weight:.0%})" for trial, weight in weights)
+    if len(run.predictor.members) > len(weights):
+        members += f": {len(run.predictor.members)} models, one of each trial a fold"
     if run.interrupted:
         console.print(Text("Ended early by Ctrl-C: this is the best model until then.", style="yellow"))
     console.print(Text(f"Model:   {members}"), soft_wrap=True)

@@ -17,7 +17,7 @@ from pixelfit.models.model import Model
 from pixelfit.models.views import VIEWS
 from pixelfit.predictor import Member, Predictor
 from pixelfit.runs import RunFolder, rank
-from pixelfit.types import FULL_LENGTH, SNAPSHOT, Array, Examples, Facts, Trial
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Array, Examples, Facts, Splits, Trial
 
 MOST_MEMBERS = 4  # models, one of which may be the team of finals
 _CANDIDATES = 12
@@ -35,8 +35,10 @@ class Costs:
     most_views_ms: float = math.inf
 
 
-def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder: RunFolder, costs: Costs) -> Predictor:
-    """Choose members greedily by what they add on the validation set (Caruana et al. 2004), and views if they help.
+def combine(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFolder, costs: Costs) -> Predictor:
+    """Choose members greedily by what they add on validation pictures (Caruana et al. 2004), and views if they help.
+
+    With several folds each picture is looked at once: the mean over a model a fold is much like one over views.
 
     Raises:
         SearchError: no trial gave a model, or none that answers fast enough.
@@ -45,6 +47,7 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
     if not ended:
         failed = next((trial for trial in trials if trial.error), None)
         raise SearchError("No trial gave a usable model" + (f"; the first failed with: {failed.error}" if failed else "") + ".")
+    validation = splits.validation
     usable = [trial for trial in ended if (trial.latency_ms or 0.0) <= costs.most_latency_ms]
 
     def losses(trial: Trial) -> Array:
@@ -59,12 +62,20 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
     latencies = [_latency_ms(team) for team in teams]
     weights = greedy_weights(predictions, validation.targets, score, latencies, costs.most_latency_ms)
     shares = [(trial, weight / len(teams[place])) for place, weight in weights.items() for trial in teams[place]]
-    members = tuple(
-        Member(Model.load(folder.trial_folder(trial.number)), trial.number, share)
-        for trial, share in sorted(shares, key=lambda item: (-item[1], item[0].number))
-    )
-    predictor = Predictor(facts.task, facts.classes, facts.target_name, members)
+    predictor = together(sorted(shares, key=lambda item: (-item[1], item[0].number)), facts, folder)
+    if len(splits.folds) > 1:
+        return predictor
     return _with_views(predictor, [trial for trial, _ in shares], validation, score, costs)
+
+
+def together(shares: Sequence[tuple[Trial, float]], facts: Facts, folder: RunFolder) -> Predictor:
+    """The predictor of these trials' models, each trial with its share."""
+    members = tuple(
+        Member(Model.load(place), trial.number, share / trial.folds)
+        for trial, share in shares
+        for place in folder.model_folders(trial)
+    )
+    return Predictor(facts.task, facts.classes, facts.target_name, members)
 
 
 def _grown(trials: Sequence[Trial], losses: Losses) -> list[Trial]:
@@ -132,7 +143,7 @@ def _with_views(
 def _viewed(member: Member, kind: str, validation: Examples) -> Member:
     model = replace(member.model, views=kind)
     outputs = model.outputs(validation.store, validation.rows)
-    return replace(member, model=replace(model, temperature=temperature_for(model.head, outputs, validation.targets)))
+    return replace(member, model=replace(model, temperature=temperature_for([(model.head, outputs, validation.targets)])))
 
 
 def greedy_weights(

@@ -36,6 +36,7 @@ class _ImageEstimator(BaseEstimator):
             ``"accuracy"`` or ``"macro_f1"``.
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
+        folds: folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few.
         weights: file of pretrained weights for the backbone, safetensors or a torch file.
         backbone: timm's name of the pretrained backbone. Default: ``"efficientnet_lite0"``.
         max_left_out: share of the rows that may be left out because they cannot be used, before that is an error.
@@ -56,6 +57,7 @@ class _ImageEstimator(BaseEstimator):
         metric: Metric | None = None,
         max_latency: str | float | None = None,
         distill: bool = False,
+        folds: int | None = None,
         weights: str | Path | None = None,
         backbone: str | None = None,
         max_left_out: float | None = None,
@@ -69,6 +71,7 @@ class _ImageEstimator(BaseEstimator):
         self.metric = metric
         self.max_latency = max_latency
         self.distill = distill
+        self.folds = folds
         self.weights = weights
         self.backbone = backbone
         self.max_left_out = max_left_out
@@ -111,6 +114,7 @@ class _ImageEstimator(BaseEstimator):
             metric=self.metric,
             max_latency=self.max_latency,
             distill=self.distill,
+            folds=self.folds,
             weights=self.weights,
             backbone=self.backbone,
             max_left_out=self.max_left_out,

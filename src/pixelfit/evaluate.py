@@ -9,13 +9,13 @@ import numpy as np
 from pixelfit import conformal, metrics
 from pixelfit.calibration import Calibrated
 from pixelfit.metrics import shown
-from pixelfit.models.model import Forecast, Model
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.types import (
     Array,
     ClassCoverage,
     Examples,
     Facts,
+    Forecast,
     IntervalScores,
     Ints,
     Picture,
@@ -40,13 +40,13 @@ class Evaluation:
     worst: tuple[Picture, ...]
 
 
-def score_on_test(final: Calibrated, baseline: Model, test: SealedTest, facts: Facts, *, seed: int) -> Evaluation:
+def score_on_test(final: Calibrated, baseline: Predictor, test: SealedTest, facts: Facts, *, seed: int) -> Evaluation:
     """Open the test set and measure the final predictor and the baseline on it. The only caller of ``SealedTest.open``."""
     examples = test.open()
     forecast = final.predictor.forecast(examples.store, examples.rows)
     targets, raw = examples.targets, forecast.raw
     enough = final.predictor.allows(COVERAGE)
-    baseline_raw = baseline.predict(examples.store, examples.rows)
+    baseline_raw = baseline.raw(examples.store, examples.rows)
     scores = Scores(
         test=metrics.measure_with_intervals(facts, examples.targets, raw, seed=seed),
         baseline=metrics.measure_with_intervals(facts, examples.targets, baseline_raw, seed=seed),

@@ -14,6 +14,8 @@ from pixelfit.types import METRICS_OF, Columns, Json, Metric, Task
 
 DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
+MOST_FOLDS = 20
+_SHORTEST_FOLDED_S = 60.0
 
 
 class FitOptions(BaseModel):
@@ -37,6 +39,7 @@ class FitOptions(BaseModel):
     steps: Annotated[int | None, Field(ge=1)] = None
     max_latency: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_latency(value))] = None
     distill: bool = False
+    folds: Annotated[int | None, Field(ge=1, le=MOST_FOLDS)] = None
     weights: Path | None = None
     backbone: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -52,6 +55,17 @@ class FitOptions(BaseModel):
     def columns(self) -> Columns:
         """Which columns of a table hold what."""
         return Columns(self.target, self.pictures, self.group)
+
+    @property
+    def folds_wanted(self) -> int | None:
+        """In how many folds to cross-validate; None where the number of pictures decides.
+
+        One small or fast model is one model, and a minute is too short for several trainings of each recipe.
+        """
+        if self.folds is not None:
+            return self.folds
+        hurried = self.budget_s is not None and self.budget_s < _SHORTEST_FOLDED_S
+        return 1 if hurried or self.distill or self.max_latency is not None else None
 
     @field_serializer("test")
     def _named(self, test: object) -> str | None:
@@ -82,6 +96,8 @@ def checked_options(**chosen: object) -> FitOptions:
             raise cause from None
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise OptionError(f"{option} {first['input']!r} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+    if options.distill and (options.folds or 1) > 1:
+        raise OptionError(f"--distill makes one model, and --folds {options.folds} as many as folds: leave one of them out.")
     if options.task is not None:  # otherwise the task is known only once the data are
         metric_for(options.task, options.metric)
     return options

@@ -15,9 +15,9 @@ from pixelfit.data.arrays import check_arrays
 from pixelfit.data.store import decode_files, to_spec
 from pixelfit.errors import DataError, RunError
 from pixelfit.files import read_json, write_json, written_beside
-from pixelfit.models.model import Forecast, Model
+from pixelfit.models.model import Model
 from pixelfit.progress import Progress, Silent
-from pixelfit.types import Array, Floats, Json, Label, PictureSpec, Task
+from pixelfit.types import Array, Floats, Forecast, Json, Label, PictureSpec, Task
 
 FORMAT = 1
 COVERAGE = 0.9  # of intervals and sets, unless the user says otherwise
@@ -27,7 +27,10 @@ _LEAST_PROBABILITY = 1e-15
 
 @dataclass(frozen=True)
 class Member:
-    """One model of the ensemble, the trial it came from and its weight; weights sum to 1."""
+    """One model of the ensemble, the trial it came from and its weight; weights sum to 1.
+
+    A trial that was cross-validated has a model a fold, each a member with an even share of the trial's weight.
+    """
 
     model: Model
     trial: int
@@ -53,6 +56,13 @@ class Predictor:
     def spec(self) -> PictureSpec:
         """The form in which the models see pictures."""
         return self.members[0].model.spec
+
+    def trial_weights(self) -> dict[int, float]:
+        """The weight of each trial, by number, over all of its models."""
+        weights: dict[int, float] = {}
+        for member in self.members:
+            weights[member.trial] = weights.get(member.trial, 0.0) + member.weight
+        return weights
 
     def predict(self, X: object, *, progress: Progress | None = None) -> Array:
         """Predicted values (regression) or labels (classification), shape (N,).
@@ -116,11 +126,14 @@ class Predictor:
         return self.forecast(store, rows).raw
 
     def forecast(self, store: Array, rows: Array | None = None) -> Forecast:
-        """The ensemble's predictions with their sureness, for pictures already in this model's form.
+        """The ensemble's predictions with their sureness, for pictures already in this model's form."""
+        return self.mixed([(member.weight, member.model.forecast(store, rows)) for member in self.members])
+
+    def mixed(self, parts: Sequence[tuple[float, Forecast]]) -> Forecast:
+        """What members' forecasts and their weights make together.
 
         The spread is that of the members' distributions mixed by weight: their own and how far they are apart.
         """
-        parts = [(member.weight, member.model.forecast(store, rows)) for member in self.members]
         raw = np.asarray(sum(weight * part.raw for weight, part in parts))
         uncalibrated = np.asarray(sum(weight * part.uncalibrated for weight, part in parts))
         if self.task == "classification":

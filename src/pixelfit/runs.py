@@ -15,7 +15,7 @@ from PIL import Image
 
 from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, write_text, written_beside
-from pixelfit.types import Array, Examples, Facts, Json, Picture, PictureSpec, Scores, Trial
+from pixelfit.types import Array, Examples, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
 
 LEADERBOARD_COLUMNS = (
     "rank", "trial", "family", "head", "purpose", "state", "ranked_by", "score", "weight", "epochs", "steps", "seconds",
@@ -72,6 +72,11 @@ class RunFolder:
         """Everything about one trial."""
         return self.path / "trials" / f"{number:04d}"
 
+    def model_folders(self, trial: Trial) -> list[Path]:
+        """Where the trial's models are, one a fold."""
+        folder = self.trial_folder(trial.number)
+        return [folder] if trial.folds == 1 else [folder / f"fold-{place}" for place in range(trial.folds)]
+
     def write_run(self, description: Json) -> None:
         """What was asked for and where it runs."""
         write_json(self.path / "run.json", description)
@@ -81,20 +86,25 @@ class RunFolder:
         write_json(self.path / "facts.json", asdict(facts))
         write_json(self.path / "data.json", description)
 
-    def write_trial(self, trial: Trial, history: Json, model: Saveable | None, validation: Array | None) -> None:
+    def write_trial(self, trial: Trial, history: Json, models: Sequence[Saveable], validation: Forecast | None) -> None:
         """One ended trial: its record last, so that a trial with a record is whole."""
         folder = self.trial_folder(trial.number)
-        if model is not None and validation is not None:
-            model.save(folder)
-            with written_beside(folder / "validation.npy") as beside, beside.open("wb") as file:
-                np.save(file, validation, allow_pickle=False)
+        if validation is not None:
+            for model, place in zip(models, self.model_folders(trial), strict=True):
+                model.save(place)
+            with written_beside(folder / "validation.npz") as beside, beside.open("wb") as file:
+                np.savez(file, **vars(validation))
         write_json(folder / "history.json", history)
         write_json(folder / "trial.json", asdict(trial))
 
+    def validation_forecast(self, number: int) -> Forecast:
+        """What a trial's models predict for validation pictures, each by a model that has not seen it."""
+        with np.load(self.trial_folder(number) / "validation.npz", allow_pickle=False) as arrays:
+            return Forecast(**arrays)
+
     def validation_predictions(self, trial: Trial) -> Array:
-        """What the trial's model predicts for the validation set."""
-        predictions: Array = np.load(self.trial_folder(trial.number) / "validation.npy", allow_pickle=False)
-        return predictions
+        """The values or class probabilities of ``validation_forecast``."""
+        return self.validation_forecast(trial.number).raw
 
     def write_leaderboard(self, trials: Sequence[Trial], ranked_by: str, weights: Mapping[int, float]) -> None:
         """``leaderboard.csv``: the trials, best first, with every validation metric."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -184,6 +185,16 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @staticmethod
+    def joined(parts: Sequence[Examples]) -> Examples:
+        """Examples of one store, one after the other."""
+        return Examples(
+            parts[0].store,
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.targets for part in parts]),
+            tuple(ref for part in parts for ref in part.refs),
+        )
+
 
 class SealedTest:
     """The test set, which can be opened once. ``evaluate.py`` is its only reader."""
@@ -206,13 +217,43 @@ class SealedTest:
 
 
 @dataclass(frozen=True)
-class Splits:
-    """Development data (train and validation) and the sealed test set."""
+class Forecast:
+    """Predictions, and how sure they are."""
+
+    raw: Array  # values (N,) or class probabilities (N, classes)
+    spread: Array  # (N,): standard deviations in the target's unit; zeros where no distribution is predicted
+    uncalibrated: Array  # as ``raw``, but with every temperature at 1
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Pictures to train on, and others that tell how good the training was."""
 
     train: Examples
     validation: Examples
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Development data in one fold (train and validation) or several, and the sealed test set.
+
+    With several folds each development picture is in the validation part of one of them, and in the others' train parts.
+    """
+
+    folds: tuple[Fold, ...]
     test: SealedTest
     how: str
+
+    @property
+    def train(self) -> Examples:
+        """Every picture that is trained on: with several folds, all of the development data."""
+        return self.folds[0].train if len(self.folds) == 1 else self.validation
+
+    @cached_property
+    def validation(self) -> Examples:
+        """Every picture that is validated with, the folds' one after the other."""
+        parts = [fold.validation for fold in self.folds]
+        return parts[0] if len(parts) == 1 else Examples.joined(parts)
 
 
 @dataclass(frozen=True)
@@ -253,6 +294,7 @@ class Trial:
     error: str | None = None
     best_at_step: int = 0
     continues: int | None = None  # the number of the trial from whose weights it went on
+    folds: int = 1  # models, each trained on a fold of its own; ``steps`` and ``epochs`` are those of each
 
 
 @dataclass(frozen=True)

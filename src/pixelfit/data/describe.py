@@ -57,7 +57,7 @@ def _span(ends: tuple[int, int]) -> str:
 
 def _spread(facts: Facts, splits: Splits) -> str:
     """The distribution of targets in the development data, in a line."""
-    targets = np.concatenate([splits.train.targets, splits.validation.targets])
+    targets = np.concatenate([part.targets for part in _development(splits).values()])
     if facts.classes is None:
         low, first, middle, third, high = np.quantile(targets, [0, 0.25, 0.5, 0.75, 1])
         return (
@@ -78,18 +78,25 @@ def describe(splits: Splits, facts: Facts) -> dict[str, Json]:
         edges = [float(edge) for edge in _edges(*facts.target_range, whole=facts.whole_numbers)]
     return {
         "split": splits.how,
+        "folds": len(splits.folds),
         "sizes": sizes(splits),
         "distribution": {
             "edges": edges,
-            "train": _counts(splits.train.targets, facts, edges),
-            "validation": _counts(splits.validation.targets, facts, edges),
+            **{name: _counts(part.targets, facts, edges) for name, part in _development(splits).items()},
         },
     }
 
 
+def _development(splits: Splits) -> dict[str, Examples]:
+    """The parts of the development data, by name."""
+    if len(splits.folds) > 1:
+        return {"development": splits.validation}
+    return {"train": splits.train, "validation": splits.validation}
+
+
 def sizes(splits: Splits) -> dict[str, int]:
     """How many pictures each part of the data has."""
-    return {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}
+    return {**{name: len(part) for name, part in _development(splits).items()}, "test": len(splits.test)}
 
 
 def samples(train: Examples, facts: Facts) -> list[Picture]:
@@ -104,7 +111,7 @@ def found(splits: Splits, facts: Facts) -> list[Picture]:
     known = (
         {
             ref: (part.store[row], target)
-            for part in (splits.train, splits.validation)
+            for part in _development(splits).values()
             for ref, row, target in zip(part.refs, part.rows, part.targets, strict=True)
         }
         if facts.findings

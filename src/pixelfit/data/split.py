@@ -1,11 +1,11 @@
-"""Development data and a sealed test set. Pictures that belong together always land on the same side of a cut."""
+"""Development data, in one fold or several, and a sealed test set. No cut parts pictures that belong together."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pixelfit.errors import DataError
-from pixelfit.types import Array, Examples, Facts, Inspected, Ints, Pictures, SealedTest, Splits, Table
+from pixelfit.errors import DataError, OptionError
+from pixelfit.types import Array, Examples, Facts, Fold, Inspected, Ints, Pictures, SealedTest, Splits, Table
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
@@ -13,17 +13,29 @@ MOST_VALIDATION = 5_000  # more tells recipes apart no better and is missing in 
 _BINS = 10
 _ROWS_A_BIN = 5
 _FEWEST_TO_SHARE = 3
+FOLDS = 5
+# With fewer pictures to develop on, 15 % of them are too few to tell recipes apart.
+FEW = 1_000
+_FEWEST_A_FOLD = 4  # groups of pictures
 
 
-def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int) -> Splits:
-    """Cut the data into train, validation and test.
+def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int, folds: int | None = 1) -> Splits:
+    """Cut the data into development data and a test set, and the former into train and validation or into folds.
 
     The parts that the data come with are used where there are any; from the others a fifth is cut off for a test, and
     15 % of the rest for validation. Cuts are stratified: by class, or by value or tenth of the target's distribution for
     a regression. Pictures that belong together (``inspected.together``) are not parted by a cut.
 
+    Args:
+        table: what the user brought.
+        pictures: those that could be decoded.
+        inspected: what is known of them.
+        seed: of the cuts.
+        folds: how many, 1 for a single validation set; None for ``FOLDS`` where there are at most ``FEW`` pictures.
+
     Raises:
-        DataError: too many pictures belong together for three parts that share none.
+        DataError: too many pictures belong together for parts that share none.
+        OptionError: several folds are wanted of data that come with a validation set.
     """
     rng = np.random.default_rng(seed)
     facts, targets, together = inspected.facts, inspected.targets, inspected.together
@@ -40,6 +52,25 @@ def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int) 
         test, rest = _cut(rest, inspected, TEST_SHARE, rng)
         how = f"test set: {TEST_SHARE:.0%} of the pictures, stratified by {by}{whole}"
     validation, train = rows[given == "validation"], rest
+    different = len(np.unique(together[rest]))
+    if folds is None:
+        folds = FOLDS if len(rest) <= FEW and different >= _FEWEST_A_FOLD * FOLDS and not len(validation) else 1
+
+    def examples(chosen: Ints) -> Examples:
+        return Examples(pictures.store, chosen, targets[chosen], tuple(table.refs[row] for row in pictures.rows[chosen]))
+
+    if folds > 1:
+        if len(validation):
+            raise OptionError(f"--folds {folds} cannot be used with {table.name}, which comes with a validation set of its own.")
+        if different < _FEWEST_A_FOLD * folds or not len(test):
+            raise _too_few(table, together)
+        fold_of = _folds(rest, inspected, folds, rng)
+        parts = tuple(Fold(examples(rest[fold_of != fold]), examples(rest[fold_of == fold])) for fold in range(folds))
+        how += (
+            f"; validation: {folds}-fold cross-validation of the {len(rest):,} others, likewise stratified{whole} (seed {seed}): "
+            f"each is predicted by models that were trained on the other folds"
+        )
+        return Splits(parts, SealedTest(examples(test)), how)
     if len(validation):
         how += f"; validation set: the one that comes with the data{_also_in(train, validation, together)}"
     else:
@@ -49,16 +80,16 @@ def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int) 
             f"; validation set: {len(validation) / max(len(rest), 1):.1%} of the rest, likewise stratified{whole} (seed {seed})"
         )
     if not (len(train) and len(validation) and len(test)):
-        different = len(np.unique(together))
-        raise DataError(
-            f"{table.name} has only {different:,} different picture(s) or groups of them, "
-            f"in parts too few to train, validate and test on."
-        )
+        raise _too_few(table, together)
+    return Splits((Fold(examples(train), examples(validation)),), SealedTest(examples(test)), how)
 
-    def examples(chosen: Ints) -> Examples:
-        return Examples(pictures.store, chosen, targets[chosen], tuple(table.refs[row] for row in pictures.rows[chosen]))
 
-    return Splits(examples(train), examples(validation), SealedTest(examples(test)), how)
+def _too_few(table: Table, together: Ints) -> DataError:
+    different = len(np.unique(together))
+    return DataError(
+        f"{table.name} has only {different:,} different picture(s) or groups of them, "
+        f"in parts too few to train, validate and test on."
+    )
 
 
 def _also_in(others: Ints, part: Ints, together: Ints) -> str:
@@ -78,6 +109,18 @@ def _strata(facts: Facts, targets: Array) -> Ints:
         strata = np.searchsorted(edges, targets).astype(np.int64)
     # Where every stratum is too small to be cut, as with a handful of large groups, all are cut as one.
     return strata if np.bincount(strata).max(initial=0) >= _FEWEST_TO_SHARE else np.zeros_like(strata)
+
+
+def _folds(rows: Ints, inspected: Inspected, folds: int, rng: np.random.Generator) -> Ints:
+    """The fold of each row. The groups of each stratum are dealt out like cards, so that folds are alike."""
+    groups = inspected.together[rows]
+    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    leaders = rows[first]
+    strata = _strata(inspected.facts, inspected.targets[leaders])
+    dealt: Ints = np.empty(len(leaders), dtype=np.int64)
+    # Stratum after stratum, each in random order: where one ends, the next goes on.
+    dealt[np.lexsort((rng.permutation(len(leaders)), strata))] = np.arange(len(leaders)) % folds
+    return dealt[group_of]
 
 
 def _cut(rows: Ints, inspected: Inspected, share: float, rng: np.random.Generator) -> tuple[Ints, Ints]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pixelfit.models import constant, convnet, linear, mlp, pretrained, resnet, trees
+from pixelfit.models import constant, convnet, frozen_trees, linear, mlp, pretrained, resnet, trees
 from pixelfit.models.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -15,6 +15,7 @@ FAMILIES: dict[str, Family] = {
         trees.FAMILY,
         linear.FAMILY,
         pretrained.FAMILY,
+        frozen_trees.FAMILY,
         pretrained.TUNED,
     )
 }

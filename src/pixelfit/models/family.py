@@ -71,6 +71,31 @@ class Fit(Protocol):
         """
 
 
+class CrossFit(Protocol):
+    """As ``Fit``, and predicts each picture by what was learned without its fold."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        chunks: Iterable[torch.Tensor],
+        targets: torch.Tensor,
+        folds: torch.Tensor,
+        *,
+        head: Head,
+        architecture: Architecture,
+        seed: int,
+        time_left: Callable[[], float],
+    ) -> torch.Tensor:
+        """Fit ``module`` in place on all pictures, and return raw outputs (N, outputs), each from fits without its fold.
+
+        Args:
+            folds: the fold of each picture, shape (N,).
+
+        Raises:
+            TimeoutError: the time was up before all pictures were looked at.
+        """
+
+
 @dataclass(frozen=True)
 class Family:
     """A kind of model.
@@ -85,6 +110,8 @@ class Family:
     space: Mapping[str, Dimension] = field(default_factory=dict)
     learning_rate: Between = field(default_factory=lambda: Between(1e-4, 1e-1, 1e-2, log=True))
     fit: Fit | None = None
+    # For families that spend their time on what is the same in every fold: one model, whatever the number of folds.
+    cross_fit: CrossFit | None = None
     searched: bool = True
     heads: tuple[str, ...] = ()  # names of those that suit it; empty: all
     augmented: bool = True  # whether its training pictures are turned and shifted

@@ -18,7 +18,7 @@ from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models import FAMILIES
 from pixelfit.models.heads import Head, head_from_json, head_to_json
 from pixelfit.models.views import VIEWS, views
-from pixelfit.types import Array, Examples, Json, PictureSpec
+from pixelfit.types import Array, Examples, Forecast, Json, PictureSpec
 
 FORMAT = 1
 _BATCH = 512
@@ -58,15 +58,6 @@ class Preparation:
     def seen(self, spec: PictureSpec) -> PictureSpec:
         """The form in which a module sees pictures that are stored in the form ``spec``."""
         return spec if self.size is None else replace(spec, height=self.size[0], width=self.size[1])
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Predictions, and how sure they are."""
-
-    raw: Array  # values (N,) or class probabilities (N, classes)
-    spread: Array  # (N,): standard deviations in the target's unit; zeros where no distribution is predicted
-    uncalibrated: Array  # as ``raw``, but with every temperature at 1
 
 
 @dataclass(frozen=True)
@@ -120,15 +111,14 @@ class Model:
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
         """Predictions: values (N,) for a regression, class probabilities (N, classes) for a classification."""
-        return self.predictions(self.outputs(store, rows))
-
-    def predictions(self, outputs: torch.Tensor) -> Array:
-        """What raw outputs (N, head.outputs) mean: values or class probabilities, as for ``predict``."""
-        return self.head.predict(outputs / self.temperature).numpy()
+        return self.head.predict(self.outputs(store, rows) / self.temperature).numpy()
 
     def forecast(self, store: Array, rows: Array | None = None) -> Forecast:
         """Predictions with their sureness, from one pass through the module."""
-        outputs = self.outputs(store, rows)
+        return self.forecast_of(self.outputs(store, rows))
+
+    def forecast_of(self, outputs: torch.Tensor) -> Forecast:
+        """What raw outputs (N, head.outputs) mean, with their sureness."""
         tempered, head = outputs / self.temperature, self.head
         return Forecast(head.predict(tempered).numpy(), head.spread(tempered).numpy(), head.predict(outputs).numpy())
 

@@ -27,6 +27,7 @@ from pixelfit.types import Facts, Json, PictureSpec
 HUB = "hub"  # weights that timm fetches, or has fetched, from its hub
 DEFAULT_BACKBONE = "efficientnet_lite0"
 _WORTH_SIDE = 64  # pixels: features of photographs say little of pictures that are smaller
+SIDES = Choice((128, 160, 224), 224)  # pixels at which backbones see pictures
 _AT_ONCE = 32  # pictures: the maps of more do not fit into the processor's caches
 _FOLDS = 5
 _MOST_CROSS_VALIDATED = 3_000  # pictures; more are held out once
@@ -37,16 +38,16 @@ _ITERATIONS = 60
 _LAYER_SHARE = 0.75  # of the learning rate of the layer above
 
 
-class Frozen(nn.Module):
-    """A backbone's features, and a linear layer on them."""
+class Backbone(nn.Module):
+    """A backbone without its classifier, shown pictures at ``architecture["side"]`` pixels."""
 
-    def __init__(self, spec: PictureSpec, outputs: int, architecture: Architecture, *, tuned: bool = False) -> None:
+    def __init__(self, spec: PictureSpec, architecture: Architecture, *, tuned: bool = False) -> None:
         super().__init__()
         grow = architecture["side"] / max(spec.height, spec.width)
         self.size = (max(32, round(spec.height * grow)), max(32, round(spec.width * grow)))
         self.body = timm_model(architecture["backbone"], with_classifier=False)
         self.body.requires_grad_(tuned)
-        self.output = nn.Linear(int(self.body.num_features), outputs)  # type: ignore[arg-type]
+        self.width = int(self.body.num_features)  # type: ignore[arg-type]
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, features)."""
@@ -59,6 +60,14 @@ class Frozen(nn.Module):
         resized = F.interpolate(shown, size=self.size, mode="bilinear", antialias=True, align_corners=False)
         features: torch.Tensor = self.body(resized.contiguous(memory_format=torch.channels_last))
         return features
+
+
+class Frozen(Backbone):
+    """A backbone's features, and a linear layer on them."""
+
+    def __init__(self, spec: PictureSpec, outputs: int, architecture: Architecture, *, tuned: bool = False) -> None:
+        super().__init__(spec, architecture, tuned=tuned)
+        self.output = nn.Linear(self.width, outputs)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, outputs)."""
@@ -165,7 +174,7 @@ def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Mod
 
 def begin(module: nn.Module, architecture: Architecture) -> None:
     """Give the backbone its trained weights."""
-    assert isinstance(module, Frozen)
+    assert isinstance(module, Backbone)
     state = pretrained_state(architecture["backbone"], architecture["weights"])
     module.body.load_state_dict({name: state[name] for name in module.body.state_dict()})
 
@@ -182,48 +191,97 @@ def fit(
 ) -> int:
     """Compute the features of as many pictures as the time allows, and solve for the layer on them."""
     assert isinstance(module, Frozen)
+    features = features_of(module, chunks, time_left)
+    count = len(features)
+    folds = torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % _FOLDS
+    held_out = range(1 if count > _MOST_CROSS_VALIDATED else min(_FOLDS, count))
+    return _solve(module, features, targets[:count], head, folds, held_out, time_left)[0]
+
+
+def cross_fit(
+    module: nn.Module,
+    chunks: Iterable[torch.Tensor],
+    targets: torch.Tensor,
+    folds: torch.Tensor,
+    *,
+    head: Head,
+    architecture: Architecture,
+    seed: int,
+    time_left: Callable[[], float],
+) -> torch.Tensor:
+    """Compute the features once, and solve for the layer without each fold, and for the one that is kept on all of them."""
+    assert isinstance(module, Frozen)
+    features = features_of(module, chunks, time_left)
+    if len(features) < len(targets):
+        raise TimeoutError("the time was up before all features were computed")
+    return _solve(module, features, targets, head, folds, range(int(folds.max()) + 1), time_left)[1]
+
+
+def features_of(module: Backbone, chunks: Iterable[torch.Tensor], time_left: Callable[[], float]) -> torch.Tensor:
+    """The features (N, F) of as many pictures as the time allows."""
     module.eval()
     parts: list[torch.Tensor] = []
     for chunk in chunks:
         parts.append(module.features(chunk))
         if time_left() <= 0:
             break
+    return torch.cat(parts)
+
+
+def _solve(
+    module: Frozen,
+    features: torch.Tensor,
+    encoded: torch.Tensor,
+    head: Head,
+    folds: torch.Tensor,
+    held_out: range,
+    time_left: Callable[[], float],
+) -> tuple[int, torch.Tensor]:
+    """Give the module its layer; return how many problems were solved, and the raw outputs for the held-out folds' pictures."""
     with torch.inference_mode(False), torch.enable_grad():
-        features = torch.cat(parts).clone()
-        encoded = targets[: len(features)].clone()
+        features, encoded = features.clone(), encoded.clone()
         mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
-        weight, bias, solved = _solved((features - mean) / deviation, encoded, head, seed, time_left)
+        features = (features - mean) / deviation
+        penalty, solved, outputs = _best_penalty(features, encoded, head, folds, held_out, time_left)
+        weight, bias = _minimised(features, encoded, head, penalty, _start(features, encoded, head))
         with torch.no_grad():  # the standardisation becomes part of the layer
             module.output.weight.copy_(weight / deviation)
             module.output.bias.copy_(bias - (weight / deviation) @ mean)
-    return solved
+    return solved + 1, outputs
 
 
-def _solved(
-    features: torch.Tensor, encoded: torch.Tensor, head: Head, seed: int, time_left: Callable[[], float]
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Weight (outputs, features) and bias (outputs,) with the penalty that held-out pictures are predicted best with."""
-    count = len(features)
-    folds = torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % _FOLDS
-    held_out = range(1 if count > _MOST_CROSS_VALIDATED else min(_FOLDS, count))
-    start = (torch.zeros(head.outputs, features.shape[1]), head.prior(encoded).float())
-    latest = dict.fromkeys(held_out, start)
+def _best_penalty(
+    features: torch.Tensor,
+    encoded: torch.Tensor,
+    head: Head,
+    folds: torch.Tensor,
+    held_out: range,
+    time_left: Callable[[], float],
+) -> tuple[float, int, torch.Tensor]:
+    """The penalty that held-out pictures are predicted best with, how many problems were solved, and the outputs for them."""
+    latest = dict.fromkeys(held_out, _start(features, encoded, head))
     best, best_loss, worse, solved = _PENALTIES[0], math.inf, 0, 0
+    best_outputs = torch.zeros(len(features), head.outputs)
     for penalty in _PENALTIES:
-        losses = []
+        losses, outputs = [], torch.zeros(len(features), head.outputs)
         for fold in held_out:
             learned, checked = folds != fold, folds == fold
             weight, bias = latest[fold] = _minimised(features[learned], encoded[learned], head, penalty, latest[fold])
-            losses.append(float(head.loss(features[checked] @ weight.T + bias, encoded[checked], 0.0)))
+            outputs[checked] = features[checked] @ weight.T + bias
+            losses.append(float(head.loss(outputs[checked], encoded[checked], 0.0)))
             solved += 1
         loss = sum(losses) / len(losses)
         worse = worse + 1 if loss >= best_loss else 0
         if loss < best_loss:
-            best, best_loss = penalty, loss
+            best, best_loss, best_outputs = penalty, loss, outputs
         if worse >= _PATIENCE or time_left() <= 0:
             break
-    weight, bias = _minimised(features, encoded, head, best, start)
-    return weight, bias, solved + 1
+    return best, solved, best_outputs
+
+
+def _start(features: torch.Tensor, encoded: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a layer that knows only how often each target occurs."""
+    return torch.zeros(head.outputs, features.shape[1]), head.prior(encoded).float()
 
 
 def _minimised(
@@ -267,8 +325,9 @@ FAMILY = Family(
     "frozen",
     "linear on the features of a pretrained backbone",
     build,
-    space={"side": Choice((128, 160, 224), 224)},
+    space={"side": SIDES},
     fit=fit,
+    cross_fit=cross_fit,
     begin=begin,
     pretrained=True,
     augmented=False,

@@ -5,7 +5,7 @@ As arrays the forest is saved without pickle, and predicts in the same way as ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pixelfit.models.family import Architecture, Choice, Family
+from pixelfit.models.family import Architecture, Choice, Dimension, Family
 from pixelfit.models.heads import Head
 from pixelfit.types import Array, PictureSpec
 
@@ -24,12 +24,15 @@ _LONGEST_SIDE = 28  # pixels: beyond this trees gain little and slow down much
 _MOST_LEAVES = 2048
 _LEAST_PROBABILITY = 1e-3
 _AT_ONCE = 4  # trees between two looks at the clock
+SPACE: Mapping[str, Dimension] = {"trees": Choice((50, 100, 200), 100), "smallest_leaf": Choice((1, 2, 5), 1)}
+# Trees split by squared error or by class: the histogram's and Huber's losses would be theirs in name only.
+HEADS = ("classes", "discrete", "squared")
 
 
-class Forest(nn.Module):
+class Trees(nn.Module):
     """Decision trees as arrays over all their nodes, one tree after the other.
 
-    A node sends a picture left where its pixel ``feature`` is at most ``threshold``. Leaves point to themselves, so
+    A node sends a picture left where its number ``feature`` is at most ``threshold``. Leaves point to themselves, so
     ``depth`` rounds bring every picture to its leaf in every tree.
     """
 
@@ -41,10 +44,8 @@ class Forest(nn.Module):
     roots: torch.Tensor
     depth: torch.Tensor
 
-    def __init__(self, spec: PictureSpec, outputs: int) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        shrink = min(1.0, _LONGEST_SIDE / max(spec.height, spec.width))
-        self.side = (max(1, round(spec.height * shrink)), max(1, round(spec.width * shrink)))
         self.outputs = outputs
         for name, dtype in (("feature", torch.int64), ("left", torch.int64), ("right", torch.int64)):
             self.register_buffer(name, torch.zeros(1, dtype=dtype))
@@ -53,13 +54,9 @@ class Forest(nn.Module):
         self.register_buffer("roots", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("depth", torch.zeros((), dtype=torch.int64))
 
-    def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pixels as the trees see them, shape (N, features)."""
-        return F.adaptive_avg_pool2d(pictures, self.side).flatten(1)
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, outputs): the mean over trees; as logarithms of probabilities for several outputs."""
-        features = self.features(pictures).double()
+    def answers(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, features) to (N, outputs): the mean over trees; as logarithms of probabilities for several outputs."""
+        features = features.double()
         node = self.roots.expand(len(features), -1)
         for _ in range(int(self.depth)):
             goes_left = features.gather(1, self.feature[node]) <= self.threshold[node]
@@ -80,6 +77,23 @@ class Forest(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+class Forest(Trees):
+    """Trees on the pixels."""
+
+    def __init__(self, spec: PictureSpec, outputs: int) -> None:
+        super().__init__(outputs)
+        shrink = min(1.0, _LONGEST_SIDE / max(spec.height, spec.width))
+        self.side = (max(1, round(spec.height * shrink)), max(1, round(spec.width * shrink)))
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pixels as the trees see them, shape (N, features)."""
+        return F.adaptive_avg_pool2d(pictures, self.side).flatten(1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, outputs)."""
+        return self.answers(self.features(pictures))
+
+
 def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
     """A forest without nodes."""
     return Forest(spec, outputs)
@@ -95,11 +109,25 @@ def fit(
     seed: int,
     time_left: Callable[[], float],
 ) -> int:
-    """Grow trees a few at a time until there are enough or time is up."""
+    """Grow trees on the pictures' pixels."""
     assert isinstance(module, Forest)
+    features = torch.cat([module.features(chunk) for chunk in chunks])
+    return grow(module, features, targets, head=head, architecture=architecture, seed=seed, time_left=time_left)
+
+
+def grow(
+    trees: Trees,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    head: Head,
+    architecture: Architecture,
+    seed: int,
+    time_left: Callable[[], float],
+) -> int:
+    """Grow trees on features (N, F), a few at a time until there are enough or time is up; return how many."""
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor  # a second to load: not needed to predict
 
-    features = torch.cat([module.features(chunk) for chunk in chunks]).numpy()
     kind = ExtraTreesClassifier if head.outputs > 1 else ExtraTreesRegressor
     grower = kind(
         n_estimators=0,
@@ -112,10 +140,10 @@ def fit(
     )
     while len(getattr(grower, "estimators_", ())) < architecture["trees"]:
         grower.n_estimators += min(_AT_ONCE, architecture["trees"] - grower.n_estimators)
-        grower.fit(features, targets.numpy())
+        grower.fit(features.numpy(), targets.numpy())
         if time_left() <= 0:
             break
-    module.set_nodes(_as_arrays(grower, head.outputs))
+    trees.set_nodes(_as_arrays(grower, head.outputs))
     return len(grower.estimators_)
 
 
@@ -151,12 +179,8 @@ FAMILY = Family(
     "trees",
     "extremely randomised trees on the pixels",
     build,
-    space={
-        "trees": Choice((50, 100, 200), 100),
-        "smallest_leaf": Choice((1, 2, 5), 1),
-    },
+    space=SPACE,
     fit=fit,
-    # Trees split by squared error or by class: the histogram's and Huber's losses would be theirs in name only.
-    heads=("classes", "discrete", "squared"),
+    heads=HEADS,
     augmented=False,
 )

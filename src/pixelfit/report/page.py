@@ -24,6 +24,21 @@ _MOST_CONFUSED = 20
 # What the summary speaks of, unless the user asked for a metric: more people know accuracy than log loss.
 _HEADLINES = {"regression": "rmse", "classification": "accuracy"}
 
+# What each part of the data is for.
+_USES = {
+    "train": {"short": "for training", "long": "fitting models"},
+    "validation": {
+        "short": "for validation",
+        "long": "ranking trials, stopping them, choosing and weighting the final members, calibrating",
+    },
+    "development": {
+        "short": "to develop on",
+        "long": "fitting models on all folds but one; on the one that is left out ranking trials, choosing and weighting the "
+        "final members, calibrating",
+    },
+    "test": {"short": "for the test", "long": "read once, at the end"},
+}
+
 
 @dataclass(frozen=True)
 class Page:
@@ -42,7 +57,9 @@ def page(folder: RunFolder) -> Page:
     trials = folder.read_trials()
     task, ranked_by = facts["task"], _ranked_by(facts)
     refs, targets, predictions = _test_predictions(folder, facts)
-    weights = {member["trial"]: member["weight"] for member in predictor["members"]}
+    weights: dict[int, float] = {}
+    for member in predictor["members"]:
+        weights[member["trial"]] = weights.get(member["trial"], 0.0) + member["weight"]
     drawn = {**_charts(facts, data, trials, refs, targets, predictions), **sureness.sureness_charts(scores, facts)}
     sections = {
         "title": f"{facts['data']}: image {task}",
@@ -56,7 +73,8 @@ def page(folder: RunFolder) -> Page:
         "command": _command(run),
         "budget_s": run["budget_s"],
         "timeline": timeline,
-        "data": data,
+        "data": {"folds": 1, **data},  # runs from before there were folds do not say
+        "uses": _USES,
         "range": _range(facts),
         "samples": _gallery(folder.path, pictures, "sample"),
         "worst": _gallery(folder.path, pictures, "worst"),
@@ -86,7 +104,8 @@ def _charts(
         test = np.histogram(targets, bins=spread["edges"])[0]
     else:
         test = np.array([int((targets == label).sum()) for label in labels])
-    counts = {"train": spread["train"], "validation": spread["validation"], "test": [int(count) for count in test]}
+    parts = {name: counts for name, counts in spread.items() if name != "edges"}
+    counts = {**parts, "test": [int(count) for count in test]}
     drawn = {
         "distribution": charts.distribution(spread["edges"], labels, counts, name),
         "history": charts.search_history(trials, f"validation {cost_title(ranked_by)}"),
@@ -240,6 +259,7 @@ def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[
             "weight": f"{weight:.0%}",
             "family": by_number[number]["family"],
             "parameters": by_number[number]["parameters"],
+            "folds": by_number[number].get("folds", 1),
             "steps": by_number[number]["steps"],
             "epochs": by_number[number]["epochs"],
             "seed": by_number[number]["seed"],

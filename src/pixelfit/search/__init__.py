@@ -16,7 +16,6 @@ from pixelfit.search.engine import LocalEngine
 from pixelfit.search.space import Space
 from pixelfit.search.stages import Limits, Stages
 from pixelfit.search.study import Study
-from pixelfit.training.loop import Lesson
 from pixelfit.training.machine import machine
 from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Splits, Trial
 
@@ -46,10 +45,9 @@ def search(
     length. What time is left after that samples on.
     """
     study = Study(folder.study_file, space, seed=seed)
-    lesson = Lesson(splits.train, splits.validation, facts)
-    costs = CostModel(facts.spec, machine().flops)
+    costs = CostModel(facts.spec, machine().flops, len(splits.folds))
     stages = Stages(space, study, costs, deadline, limits, seed, splits, facts, folder, progress, began=deadline.elapsed())
-    engine = LocalEngine(lesson, deadline, progress)
+    engine = LocalEngine(splits.folds, facts, deadline, progress)
     for plan, asked in stages.plans():
         progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
         outcome = engine.run(plan)
@@ -62,7 +60,7 @@ def search(
             )
         if asked is not None:
             study.tell(asked, trial.score, pruned=trial.state == "pruned")
-        folder.write_trial(trial, outcome.history, outcome.model, outcome.validation)
+        folder.write_trial(trial, outcome.history, outcome.models, outcome.validation)
         folder.write_leaderboard(stages.trials, facts.metric, {})
         best = rank(stages.trials)[0]
         deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
@@ -100,5 +98,5 @@ def most_views_ms(splits: Splits, deadline: Deadline) -> float:
 
 
 def _pictures_predicted(splits: Splits) -> int:
-    """Of the final model: the validation set to choose its views and to calibrate it, then the test set."""
-    return 2 * len(splits.validation) + len(splits.test)
+    """Of the final model: the validation set to choose its views, of which folds have none to choose; then the test set."""
+    return (2 * len(splits.validation) if len(splits.folds) == 1 else 0) + len(splits.test)

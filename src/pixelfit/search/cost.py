@@ -20,21 +20,21 @@ _SHARE_OF_PROBE = 0.8  # of the speed that `machine` times, whole nets with thei
 class CostModel:
     """Predicts seconds a training step from the net's operations, and learns the machine's speed for each family."""
 
-    def __init__(self, spec: PictureSpec, flops: float) -> None:
-        self._spec = spec
+    def __init__(self, spec: PictureSpec, flops: float, folds: int = 1) -> None:
+        self._spec, self._folds = spec, folds
         self._speed = flops * _SHARE_OF_PROBE
         self._of_family: dict[str, float] = {}
         self._fitted_s: dict[str, float] = {}
 
     def step_s(self, recipe: Recipe) -> float:
-        """Seconds that a step of the recipe will take; 0 for families that are fitted without steps."""
+        """Seconds that a step of the recipe will take, in every fold one; 0 for families that are fitted without steps."""
         if FAMILIES[recipe.family].fit is not None:
             return 0.0
         speed = self._of_family.get(recipe.family, self._speed)
         try:
-            return max(_LEAST_STEP_S, self._operations(recipe) / speed)
+            return self._folds * max(_LEAST_STEP_S, self._operations(recipe) / speed)
         except (ValueError, RuntimeError):
-            return _LEAST_STEP_S  # a net that cannot be built: its trial will say why
+            return self._folds * _LEAST_STEP_S  # a net that cannot be built: its trial will say why
 
     def least_s(self, recipe: Recipe, steps: int, validation: int) -> float:
         """Seconds that a trial of so many steps takes with all that belongs to it, or as long as its family took last time.
@@ -45,7 +45,7 @@ class CostModel:
         if FAMILIES[recipe.family].fit is not None:
             return self._fitted_s.get(recipe.family, 0.0)
         step_s = self.step_s(recipe)
-        return (steps + MEASURING_STEPS) * step_s + validation / recipe.batch_size * step_s
+        return (steps + MEASURING_STEPS) * step_s + validation / self._folds / recipe.batch_size * step_s
 
     def learn(self, recipe: Recipe, trial: Trial) -> None:
         """What a trial of the recipe took."""
@@ -54,7 +54,7 @@ class CostModel:
         if FAMILIES[recipe.family].fit is not None:
             self._fitted_s[recipe.family] = trial.seconds
         elif trial.steps > 0:
-            self._of_family[recipe.family] = self._operations(recipe) * trial.steps / trial.step_s
+            self._of_family[recipe.family] = self._operations(recipe) * trial.steps * trial.folds / trial.step_s
 
     def _operations(self, recipe: Recipe) -> float:
         forward = _forward_operations(recipe.family, tuple(sorted(recipe.architecture.items())), self._spec.within(recipe.side))

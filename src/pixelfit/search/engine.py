@@ -5,27 +5,30 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
+from pixelfit.models import FAMILIES
 from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
-from pixelfit.training.loop import Lesson, Start, history_to_json, train
+from pixelfit.training.loop import Lesson, Start, Trained, train
 from pixelfit.training.pace import MOST_LOOKS, Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Examples, Json, Trial
+from pixelfit.types import Examples, Facts, Fold, Forecast, Json, Trial, TrialState
 
 _LATENCIES = 5
+_TIMED = 64  # pictures, to see how long a prediction takes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A trial to be run."""
+    """A trial to be run: with several folds, a training in each, which share the seconds of ``pace``."""
 
     number: int
     purpose: str
@@ -33,27 +36,26 @@ class Plan:
     pace: Pace
     seed: int
     is_losing: Callable[[int, float], bool] | None = None  # None: it runs to its end
-    start: Start | None = None
+    starts: tuple[Start, ...] = ()  # one a fold, or none for fresh models
     share: float = 1.0  # of the training pictures, drawn at random
     continues: int | None = None  # the trial from whose weights it goes on, if any
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial that was run; without a model if it failed."""
+    """A trial that was run; without models if it failed, or did not come through all folds."""
 
     trial: Trial
     history: Json
-    model: Model | None
-    validation: Array | None
+    models: tuple[Model, ...] = ()
+    validation: Forecast | None = None
 
 
 class LocalEngine:
     """Runs trials in this process."""
 
-    def __init__(self, lesson: Lesson, deadline: Deadline, progress: Progress) -> None:
-        assert lesson.validation is not None
-        self._lesson, self._validation = lesson, lesson.validation
+    def __init__(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
+        self._folds, self._facts = folds, facts
         self._deadline, self._progress = deadline, progress
 
     def run(self, plan: Plan) -> Outcome:
@@ -63,56 +65,127 @@ class LocalEngine:
             return self._run(plan, begun)
         except Exception as error:  # noqa: BLE001 - the trial boundary: whatever a recipe does, the search goes on
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            trial = Trial(
-                plan.number, plan.recipe.family, plan.purpose, plan.recipe.to_json(), "failed", plan.seed,
-                seconds=time.monotonic() - begun, error=reason,
-            )  # fmt: skip
-            return Outcome(trial, [], None, None)
+            return Outcome(replace(_record(plan, "failed", begun), error=reason), [])
 
     def _run(self, plan: Plan, begun: float) -> Outcome:
-        facts, validation = self._lesson.facts, self._validation
-        trained = train(
-            plan.recipe,
-            self._lesson if plan.share == 1.0 else _smaller(self._lesson, plan.share, plan.seed),
-            seed=plan.seed,
-            pace=plan.pace,
-            monitor=_Watch(plan, self._progress),
-            stopped=lambda: self._deadline.interrupted,
-            start=plan.start,
+        whole_at_once = len(self._folds) > 1 and FAMILIES[plan.recipe.family].cross_fit is not None
+        trained = [self._cross_fitted(plan)] if whole_at_once else self._trained(plan)
+        first, last = trained[0], trained[-1]
+        ended = _record(plan, last.state, begun)
+        if not whole_at_once and len(trained) < len(self._folds):
+            return Outcome(ended, _mean_history(trained))
+        models = [one.model for one in trained]
+        outputs, predict_ms = self._outputs(trained)
+        held_out = [fold.validation for fold in self._folds]
+        # A model that was fitted in one go speaks for every fold.
+        heads = [models[place % len(models)].head for place in range(len(held_out))]
+        temperature = temperature_for(
+            [(head, raw, part.targets) for head, raw, part in zip(heads, outputs, held_out, strict=True)]
         )
-        model = trained.model
-        asked = time.monotonic()
-        outputs = model.outputs(validation.store, validation.rows)
-        predict_ms = 1000 * (time.monotonic() - asked) / len(validation)
-        model.module.cpu()
-        model = replace(model, temperature=temperature_for(model.head, outputs, validation.targets))
-        predictions = model.predictions(outputs)
-        measured = metrics.measure(facts, validation.targets, predictions)
+        models = [replace(model, temperature=temperature) for model in models]
+        forecast = _joined([models[place % len(models)].forecast_of(raw) for place, raw in enumerate(outputs)])
+        measured = metrics.measure(self._facts, np.concatenate([part.targets for part in held_out]), forecast.raw)
         bad = [name for name, value in measured.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(f"the validation {bad[0]} is {measured[bad[0]]}")
-        trial = Trial(
-            number=plan.number,
-            family=plan.recipe.family,
-            purpose=plan.purpose,
-            recipe=plan.recipe.to_json(),
-            state=trained.state,
-            seed=plan.seed,
+        trial = replace(
+            ended,
+            folds=len(models),
             seconds=time.monotonic() - begun,
-            steps=trained.steps,
-            epochs=trained.epochs,
-            parameters=model.parameters(),
-            score=metrics.cost(facts.metric, measured[facts.metric]),
+            steps=first.steps,
+            epochs=first.epochs,
+            parameters=sum(model.parameters() for model in models),
+            score=metrics.cost(self._facts.metric, measured[self._facts.metric]),
             metrics=measured,
-            step_s=round(trained.step_s, 3),
-            averaged=trained.averaged,
+            step_s=round(sum(one.step_s for one in trained), 3),
+            averaged=first.averaged,
             predict_ms=predict_ms,
-            latency_ms=latency_ms(model, validation),
-            replans=trained.replans,
-            best_at_step=trained.best_at_step,
-            continues=plan.continues,
+            latency_ms=len(models) * latency_ms(models[0], held_out[0]),
+            replans=first.replans,
+            best_at_step=first.best_at_step,
         )
-        return Outcome(trial, history_to_json(trained), model, predictions)
+        return Outcome(trial, _mean_history(trained), tuple(models), forecast)
+
+    def _trained(self, plan: Plan) -> list[Trained]:
+        """A training a fold, all of as many steps as the first; fewer where one was ended early."""
+        done: list[Trained] = []
+        end = time.monotonic() + plan.pace.seconds
+        for place, fold in enumerate(self._folds):
+            pace, left = plan.pace, len(self._folds) - place
+            if left < len(self._folds):
+                # At least an even share, so that folds that took longer do not starve the last one.
+                seconds = max(end - time.monotonic(), plan.pace.seconds / len(self._folds)) / left
+                pace = replace(pace, seconds=seconds, steps=done[0].steps)
+            elif left > 1:
+                pace = replace(pace, seconds=pace.seconds / left)
+            lesson = Lesson(fold.train, fold.validation, self._facts)
+            trained = train(
+                plan.recipe,
+                lesson if plan.share == 1.0 else _smaller(lesson, plan.share, plan.seed),
+                seed=plan.seed,
+                pace=pace,
+                monitor=_Watch(plan, self._progress, place, len(self._folds)),
+                stopped=lambda: self._deadline.interrupted,
+                start=plan.starts[place] if plan.starts else None,
+            )
+            done.append(trained)
+            if trained.state != "complete":
+                break
+        return done
+
+    def _cross_fitted(self, plan: Plan) -> Trained:
+        """One fit on all pictures, by a family that predicts those of each fold by itself."""
+        sizes = [len(fold.validation) for fold in self._folds]
+        everything = Examples.joined([fold.validation for fold in self._folds])
+        return train(
+            plan.recipe,
+            Lesson(everything, None, self._facts, np.repeat(np.arange(len(sizes)), sizes)),
+            seed=plan.seed,
+            pace=plan.pace,
+            monitor=_Watch(plan, self._progress, 0, 1),
+            stopped=lambda: self._deadline.interrupted,
+        )
+
+    def _outputs(self, trained: Sequence[Trained]) -> tuple[list[torch.Tensor], float]:
+        """The raw outputs for each fold's validation pictures, and the milliseconds that the trial's models take a picture."""
+        sizes = [len(fold.validation) for fold in self._folds]
+        started = time.monotonic()
+        if trained[0].held_out is not None:
+            outputs = list(torch.split(trained[0].held_out, sizes))
+            few = self._folds[0].validation
+            trained[0].model.outputs(few.store, few.rows[:_TIMED])
+            predicted = min(_TIMED, len(few))
+        else:
+            parts = [fold.validation for fold in self._folds]
+            outputs = [one.model.outputs(part.store, part.rows) for one, part in zip(trained, parts, strict=True)]
+            predicted = sum(sizes)
+        predict_ms = 1000 * (time.monotonic() - started) / predicted
+        for one in trained:
+            one.model.module.cpu()
+        return outputs, len(trained) * predict_ms
+
+
+def _record(plan: Plan, state: TrialState, begun: float) -> Trial:
+    """What is known of a trial whatever became of it."""
+    return Trial(
+        plan.number, plan.recipe.family, plan.purpose, plan.recipe.to_json(), state, plan.seed,
+        seconds=time.monotonic() - begun, continues=plan.continues,
+    )  # fmt: skip
+
+
+def _joined(parts: Sequence[Forecast]) -> Forecast:
+    """Forecasts for pictures of several folds, one after the other."""
+    return Forecast(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("raw", "spread", "uncalibrated")))
+
+
+def _mean_history(trained: Sequence[Trained]) -> Json:
+    """The looks at the validation set, averaged over folds that were looked at equally often."""
+    first = trained[0].history
+    alike = [one.history for one in trained if [check.step for check in one.history] == [check.step for check in first]]
+    return [
+        {**vars(checks[0]), **{name: float(np.mean([vars(check)[name] for check in checks])) for name in ("train_loss", "score")}}
+        for checks in zip(*alike, strict=True)
+    ]
 
 
 def _smaller(lesson: Lesson, share: float, seed: int) -> Lesson:
@@ -135,13 +208,16 @@ def latency_ms(model: Model, examples: Examples) -> float:
 class _Watch:
     """Passes a training's progress on to the display, and its scores to the study."""
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
-        self._plan, self._progress = plan, progress
+    def __init__(self, plan: Plan, progress: Progress, fold: int, folds: int) -> None:
+        self._plan, self._progress, self._fold, self._folds = plan, progress, fold, folds
 
     def on_progress(self, fraction: float, detail: str) -> None:
-        self._progress.advance_trial(fraction, detail)
+        of = f"fold {self._fold + 1} of {self._folds}, " if self._folds > 1 else ""
+        self._progress.advance_trial((self._fold + fraction) / self._folds, f"{of}{detail}")
 
     def on_check(self, fraction: float, score: float) -> bool:
-        self._progress.advance_trial(fraction, f"validation score {score:.4g}")
-        # Trainings differ in how often they are looked at, so that what counts is where on its way this one stands.
-        return self._plan.is_losing is not None and self._plan.is_losing(round(MOST_LOOKS * fraction), score)
+        self.on_progress(fraction, f"validation score {score:.4g}")
+        # Trainings differ in how often they are looked at, so that what counts is where on its way this one stands. The
+        # study hears of the first fold alone: what has come through that is trained in the others too.
+        judged = self._plan.is_losing if self._fold == 0 else None
+        return judged is not None and judged(round(MOST_LOOKS * fraction), score)

@@ -16,7 +16,7 @@ from pixelfit.search import Limits, after_s, most_views_ms
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
-from pixelfit.training.loop import Lesson, Start
+from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
 from pixelfit.types import Facts, Splits, Trial
 
@@ -46,7 +46,6 @@ class Finish:
             self.progress.say("Nothing is distilled: no model was trained step by step, or the search was interrupted.")
             return tuple(trials), teacher
         self._reserve_for_scoring(trials, teacher)
-        lesson = Lesson(self.splits.train, self.splits.validation, self.facts)
         number = len(trials)
         self.progress.start_trial(number, f"{recipe.family}, distilled")
         lessons = teachings(teacher, recipe, self.splits.train, self.facts)
@@ -56,26 +55,29 @@ class Finish:
             recipe,
             Pace(self.deadline.left(), most_epochs=3 * recipe.epochs, steps=self.limits.steps),
             seed=self.seed * 10_000 + number,
-            start=Start(targets=lessons),
+            starts=(Start(targets=lessons),),
         )
-        outcome = LocalEngine(lesson, self.deadline, self.progress).run(plan)
-        self.folder.write_trial(outcome.trial, outcome.history, outcome.model, outcome.validation)
+        outcome = LocalEngine(self.splits.folds, self.facts, self.deadline, self.progress).run(plan)
+        self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)
         best = rank(trials)[0]
         self.progress.end_trial(outcome.trial, best=best)
         known = (*trials, outcome.trial)
-        if outcome.model is None or outcome.trial.state != "complete":
+        if not outcome.models or outcome.trial.state != "complete":
             self.progress.say("The distillation did not come to its end: the final model is its teacher, the ensemble.")
             return known, teacher
         if (outcome.trial.latency_ms or 0.0) > self.limits.latency_ms:
             self.progress.say("The distilled model is slower than --max-latency allows: the final model is its teacher.")
             return known, teacher
-        return known, replace(teacher, members=(Member(outcome.model, number, 1.0),))
+        return known, replace(teacher, members=(Member(outcome.models[0], number, 1.0),))
 
     def refitted(self, trials: Sequence[Trial], final: Calibrated) -> Calibrated:
         """The members trained on all development pictures, where more pictures pay and there is time."""
         members = {member.trial for member in final.predictor.members}
         chosen = [trial for trial in trials if trial.number in members]
-        worth, why = pays(trials, self.splits, self.facts, self.folder)
+        if len(self.splits.folds) > 1:
+            worth, why = False, "each trial has a model a fold, which together have learned from all of them"
+        else:
+            worth, why = pays(trials, self.splits, self.facts, self.folder)
         self._reserve_for_scoring(trials, final.predictor)
         needed = seconds_to_refit(chosen, self.splits)
         refitted: Predictor | None = None

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from pixelfit import metrics
 from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model
@@ -94,7 +92,7 @@ class Refit:
         if trial.continues is not None and trial.continues not in refitted:
             return None  # the weights that it goes on from have seen no validation pictures
         train_set, validation = self.splits.train, self.splits.validation
-        together = _together(train_set, validation)
+        together = Examples.joined([train_set, validation])
         recipe, whole = Recipe.from_json(trial.recipe), len(together) / len(train_set)
         recipe = recipe if trial.averaged else replace(recipe, averaging=0.0)
         if FAMILIES[recipe.family].fit is not None:
@@ -132,12 +130,3 @@ class _Bar:
 
     def on_check(self, fraction: float, score: float) -> bool:
         return False
-
-
-def _together(first: Examples, second: Examples) -> Examples:
-    return Examples(
-        first.store,
-        np.concatenate([first.rows, second.rows]),
-        np.concatenate([first.targets, second.targets]),
-        first.refs + second.refs,
-    )

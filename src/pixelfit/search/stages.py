@@ -98,6 +98,10 @@ class Stages:
             # First, since nothing else gives so good a model of a few hundred photographs within seconds.
             recipe, answers = self.space.known_good({"family": "frozen"})
             yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
+            # Trees on the same features, where computing these again takes little of the time.
+            if self.trials[-1].seconds <= _LONGEST_SLICE_SHARE * self._whole() and not self._done():
+                recipe, answers = self.space.known_good({"family": "frozen_trees"})
+                yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
         if self.limits.trials is not None:
             yield from self._counted(known)
             return
@@ -264,11 +268,12 @@ class Stages:
 
     def _all_epochs_s(self, recipe: Recipe) -> float:
         """Seconds that the recipe's own number of epochs takes."""
-        return recipe.epochs * len(self.splits.train) / recipe.batch_size * self.costs.step_s(recipe)
+        return recipe.epochs * len(self.splits.folds[0].train) / recipe.batch_size * self.costs.step_s(recipe)
 
     def _from(self, trial: Trial, plan: Plan) -> Plan:
         """The plan, begun with the trial's weights."""
-        return replace(plan, continues=trial.number, start=Start(weights=Model.load(self.folder.trial_folder(trial.number))))
+        starts = tuple(Start(weights=Model.load(place)) for place in self.folder.model_folders(trial))
+        return replace(plan, continues=trial.number, starts=starts)
 
     def _another_pays(self, leader: Trial, fresh: Trial, snapshot: Trial) -> bool:
         score, targets = metrics.ranking_metric(self.facts), self.splits.validation.targets
@@ -300,7 +305,8 @@ class Stages:
         needed = seconds_to_refit(finals, self.splits)
         # Finals that went on from other trials' weights cannot be trained again alone.
         alone = all(trial.continues is None or trial.purpose == SNAPSHOT for trial in finals)
-        if not finals or not twins or not alone or self.limits.distill or self.left() < needed + twins[0].seconds:
+        folded = len(self.splits.folds) > 1  # then every development picture is learned from already
+        if folded or not finals or not twins or not alone or self.limits.distill or self.left() < needed + twins[0].seconds:
             return
         plan = self._plan(_recipe(twins[0]), FEWER, self.left(), 1.0)
         pace = replace(plan.pace, steps=twins[0].steps)

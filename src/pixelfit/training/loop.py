@@ -22,7 +22,7 @@ from pixelfit.training.averaging import WeightAverage
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import FEWEST_STEPS, MOST_LOOKS, REPLAN_EVERY_S, Check, Pace, Pulse, look_cost, looks_worth
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Examples, Facts, Json, TrialState
+from pixelfit.types import Array, Examples, Facts, Ints, TrialState
 
 _WARM_STEPS = 3  # the first steps allocate memory and pick kernels, and would mislead
 MEASURING_STEPS = _WARM_STEPS + 8
@@ -48,12 +48,14 @@ class Lesson:
     """What there is to learn from; the same for every trial of a search.
 
     ``validation`` tells how well a training goes: its last weights are kept, unless those of an earlier check were
-    clearly better. Without it nothing is looked at on the way.
+    clearly better. Without it nothing is looked at on the way. ``fold_of`` (N,) numbers the folds of the training pictures
+    for a family that cross-validates by itself.
     """
 
     train: Examples
     validation: Examples | None
     facts: Facts
+    fold_of: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Trained:
     replans: tuple[tuple[int, int], ...] = ()
     step_s: float = 0.0  # seconds in training steps; without set-up, checks and predictions
     averaged: bool = False  # whether the weights are an average over the last steps
+    held_out: torch.Tensor | None = None  # raw outputs for the training pictures, each from a fit without its fold
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def train(
     model = _begin(recipe, lesson, start)
     targets = model.head.encode(lesson.train.targets) if start.targets is None else start.targets
     if FAMILIES[recipe.family].fit is not None:
-        return _fit_directly(recipe, model, lesson.train, targets, seed=seed, pace=pace, stopped=stopped)
+        return _fit_directly(recipe, model, lesson, targets, seed=seed, pace=pace, stopped=stopped)
     return _Training(recipe, model, lesson, targets, seed).run(pace, monitor, stopped)
 
 
@@ -147,30 +150,36 @@ def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
 def _fit_directly(
     recipe: Recipe,
     model: Model,
-    train_set: Examples,
+    lesson: Lesson,
     targets: torch.Tensor,
     *,
     seed: int,
     pace: Pace,
     stopped: Callable[[], bool],
 ) -> Trained:
-    fit = FAMILIES[recipe.family].fit
-    assert fit is not None
+    family, train_set = FAMILIES[recipe.family], lesson.train
     begun = time.monotonic()
+
+    def time_left() -> float:
+        return 0.0 if stopped() else begun + pace.seconds - time.monotonic()
+
     at_once = max(1, min(_CHUNK, _FLOATS_AT_ONCE // train_set.store[0].size))
     chunks = np.array_split(train_set.rows, math.ceil(len(train_set) / at_once))
+    prepared = (model.preparation(torch.from_numpy(train_set.store[rows])) for rows in chunks)
+    module, head, architecture = model.module, model.head, recipe.architecture
+    steps, held_out = 1, None
     with torch.inference_mode():
-        steps = fit(
-            model.module,
-            (model.preparation(torch.from_numpy(train_set.store[rows])) for rows in chunks),
-            targets,
-            head=model.head,
-            architecture=recipe.architecture,
-            seed=seed,
-            time_left=lambda: 0.0 if stopped() else begun + pace.seconds - time.monotonic(),
-        )
+        if lesson.fold_of is None:
+            assert family.fit is not None
+            steps = family.fit(module, prepared, targets, head=head, architecture=architecture, seed=seed, time_left=time_left)
+        else:
+            assert family.cross_fit is not None
+            held_out = family.cross_fit(
+                module, prepared, targets, torch.from_numpy(lesson.fold_of),
+                head=head, architecture=architecture, seed=seed, time_left=time_left,
+            )  # fmt: skip
     state: TrialState = "interrupted" if stopped() else "complete"
-    return Trained(model, state, steps, 1.0, (), steps, step_s=time.monotonic() - begun)
+    return Trained(model, state, steps, 1.0, (), steps, step_s=time.monotonic() - begun, held_out=held_out)
 
 
 class _Training:
@@ -385,8 +394,3 @@ def _clearly_better(earlier: Array, last: Array) -> bool:
 
 def _copy(model: Model) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.module.state_dict().items()}
-
-
-def history_to_json(trained: Trained) -> Json:
-    """The checks of a training as JSON."""
-    return [vars(check) for check in trained.history]
