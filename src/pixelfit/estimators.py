@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
@@ -36,6 +37,8 @@ class _ImageEstimator(BaseEstimator):
             ``"accuracy"`` or ``"macro_f1"``.
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
+        augment: changes of training pictures that leave the target alone: ``"auto"`` (default) finds them out from the data,
+            ``"none"``, or a list of words such as ``"rotate,flip"`` or ``["rotate", "flip"]``.
         weights: file of pretrained weights for the backbone, safetensors or a torch file.
         backbone: timm's name of the pretrained backbone. Default: ``"efficientnet_lite0"``.
         max_left_out: share of the rows that may be left out because they cannot be used, before that is an error.
@@ -56,6 +59,7 @@ class _ImageEstimator(BaseEstimator):
         metric: Metric | None = None,
         max_latency: str | float | None = None,
         distill: bool = False,
+        augment: str | Sequence[str] | None = None,
         weights: str | Path | None = None,
         backbone: str | None = None,
         max_left_out: float | None = None,
@@ -69,6 +73,7 @@ class _ImageEstimator(BaseEstimator):
         self.metric = metric
         self.max_latency = max_latency
         self.distill = distill
+        self.augment = augment
         self.weights = weights
         self.backbone = backbone
         self.max_left_out = max_left_out
@@ -111,6 +116,7 @@ class _ImageEstimator(BaseEstimator):
             metric=self.metric,
             max_latency=self.max_latency,
             distill=self.distill,
+            augment=self.augment,
             weights=self.weights,
             backbone=self.backbone,
             max_left_out=self.max_left_out,

@@ -19,6 +19,10 @@ METRICS_OF: Mapping[Task, tuple[Metric, ...]] = {
     "regression": ("rmse", "mae"),
     "classification": ("log_loss", "accuracy", "macro_f1"),
 }
+# Changes of training pictures, by the names that recipes have for them.
+CHANGES = (
+    "rotate", "scale", "shear", "shift", "flip", "flip_vertical", "turns", "brightness", "contrast", "saturation",
+)  # fmt: skip
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
 Json: TypeAlias = Any

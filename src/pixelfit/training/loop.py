@@ -320,7 +320,7 @@ class _Training:
         self.model.module.train()
         pictures, targets = self.pictures[self.rows[positions]], self.targets[positions]
         prepared = self.model.preparation(pictures.to(self.device, non_blocking=True))
-        prepared = augment(prepared, self.recipe.augmentation, dice)
+        prepared = augment(prepared, self.recipe.augmentation, dice, self.model.preparation)
         with self._autocast():
             outputs = self.forward(prepared)
         loss = self.model.head.loss(outputs.float(), targets.to(self.device, non_blocking=True), self.recipe.label_smoothing)

@@ -1,0 +1,255 @@
+"""Which changes of pictures leave their targets alone, found out with a model that was trained without any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from pixelfit import metrics
+from pixelfit.models.model import Model, Preparation
+from pixelfit.runs import RunFolder
+from pixelfit.search.space import Changes
+from pixelfit.training.augment import affine, recoloured, turned, warped
+from pixelfit.training.machine import machine
+from pixelfit.types import CHANGES, Array, Examples, Facts, Json, Trial
+from pixelfit.words import change_words
+
+PROBE = "probe"  # the purpose of the trial whose model is asked
+Judgement = Literal["safe", "unsafe", "undecided"]
+View: TypeAlias = Callable[[torch.Tensor, Preparation], torch.Tensor]
+
+_BATCH = 256
+_CLEARLY = 2.0  # standard errors
+
+_MOST_PICTURES = 1_000
+UNSAFE_LOSS, UNSAFE_SHIFT = 0.2, 0.2
+SAFE_LOSS, FREE_LOSS = 0.05, 0.02
+_DEGREES, _SIZE, _SLANT, _SHIFT, _COLOUR = 10.0, 1.15, 0.15, 0.075, 1.25
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of pictures at the strength at which it is tried: the views that it makes, opposite ones in a row."""
+
+    name: str
+    strength: str
+    views: tuple[tuple[View, ...], ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a change does to a model's loss and predictions, and what follows.
+
+    ``growth`` is how much the loss grows, as a share of what the model is better than the baseline; ``growth_error`` the
+    standard error of that. ``shift`` is how far the predictions for opposite changes lie apart on average, in standard
+    deviations of the target; None where there is nothing opposite, or no order among targets.
+    """
+
+    change: str
+    strength: str
+    loss: float
+    growth: float
+    growth_error: float
+    shift: float | None
+    judgement: Judgement
+    why: str
+
+    @property
+    def free(self) -> bool:
+        """Whether the model loses so little under it that the known-good recipes may have it from the start."""
+        return self.judgement == "safe" and self.growth < FREE_LOSS
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model's losses per validation picture, as they are and under each change."""
+
+    pictures: int
+    baseline_loss: float
+    loss: float
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which changes the recipes of a search may make, who decided that, and from what."""
+
+    by: Literal["probe", "user", "habit"]
+    why: str
+    changes: Changes
+    trial: int | None = None
+    probe: Probe | None = None
+
+    def to_json(self) -> Json:
+        """The decision as JSON."""
+        return {
+            "by": self.by,
+            "why": self.why,
+            "allowed": [name for name in CHANGES if name in self.changes.allowed],
+            "usual": [name for name in CHANGES if name in self.changes.usual],
+            "trial": self.trial,
+            "probe": None if self.probe is None else asdict(self.probe),
+        }
+
+    def sentence(self) -> str:
+        """The decision in one line."""
+        if self.probe is None:
+            return f"Changes of training pictures: {_listed(self.changes.allowed)} ({self.why})."
+        parts = []
+        for judgement in ("safe", "unsafe", "undecided"):
+            names = {verdict.change for verdict in self.probe.verdicts if verdict.judgement == judgement}
+            if names:
+                parts.append(f"{judgement} {_listed(names)}")
+        return f"Changes of training pictures, judged by trial {self.trial}: {'; '.join(parts)}."
+
+
+def as_usual(changes: Changes, why: str) -> Decision:
+    """What is done where nothing is found out."""
+    return Decision("user" if changes.chosen else "habit", "--augment" if changes.chosen else why, changes)
+
+
+def decided(changes: Changes, trial: Trial, baseline: Trial, folder: RunFolder, validation: Examples, facts: Facts) -> Decision:
+    """What the model of a trial without augmentation says about every change.
+
+    Of the small ones, which recipes have as a habit, those that are unsafe are left out. The others are added where they are
+    safe; undecided ones stay as they are.
+    """
+    if trial.state != "complete":
+        return as_usual(changes, f"trial {trial.number}, which was to judge them, did not come to its end")
+    every = max(1, math.ceil(len(validation) / _MOST_PICTURES))
+    asked = Examples(validation.store, validation.rows[::every], validation.targets[::every], validation.refs[::every])
+    model = Model.load(folder.trial_folder(trial.number))
+    model.module.to(torch.device(machine().device))
+    found = probe(model, asked, folder.validation_predictions(baseline)[::every], facts)
+    unsafe = {verdict.change for verdict in found.verdicts if verdict.judgement == "unsafe"}
+    safe = {verdict.change for verdict in found.verdicts if verdict.judgement == "safe"}
+    free = {verdict.change for verdict in found.verdicts if verdict.free}
+    narrowed = Changes(frozenset(changes.allowed - unsafe | safe), frozenset(changes.usual - unsafe | free))
+    return Decision("probe", "measured on validation pictures", narrowed, trial.number, found)
+
+
+def changes_for(channels: int, *, square: bool) -> tuple[Change, ...]:
+    """Every change that pictures of this form can have, about one and a half times as strong as recipes make them."""
+    turns = (1, 2, 3) if square else (2,)
+    found = (
+        Change("flip", "left and right swapped", ((_moved(mirror=(-1.0, 1.0)),),)),
+        Change("flip_vertical", "up and down swapped", ((_moved(mirror=(1.0, -1.0)),),)),
+        Change("turns", "by quarters" if square else "by a half", tuple((_moved(quarters=turn),) for turn in turns)),
+        Change("rotate", f"±{_DEGREES:g}°", (_both(lambda to: _moved(angle=to * math.radians(_DEGREES))),)),
+        Change(
+            "scale",
+            f"larger and smaller by {_SIZE - 1:.0%}, whole or across alone",
+            (_both(lambda to: _moved(scale=(_SIZE**to, _SIZE**to))), _both(lambda to: _moved(scale=(_SIZE**to, 1.0)))),
+        ),
+        Change("shear", f"±{_SLANT:g}", (_both(lambda to: _moved(slant=to * _SLANT)),)),
+        Change(
+            "shift",
+            f"by {_SHIFT:.1%} of the side",
+            (_both(lambda to: _moved(shift=(2 * to * _SHIFT, 0.0))), _both(lambda to: _moved(shift=(0.0, 2 * to * _SHIFT)))),
+        ),
+        Change("brightness", f"× and ÷ {_COLOUR:g}", (_both(lambda to: _coloured((_COLOUR**to, 1.0, 1.0))),)),
+        Change("contrast", f"× and ÷ {_COLOUR:g}", (_both(lambda to: _coloured((1.0, _COLOUR**to, 1.0))),)),
+    )
+    if channels != 3:
+        return found
+    return (
+        *found,
+        Change("saturation", f"× and ÷ {_COLOUR**2:.2g}", (_both(lambda to: _coloured((1.0, 1.0, _COLOUR ** (2 * to)))),)),
+    )
+
+
+def probe(model: Model, validation: Examples, baseline: Array, facts: Facts) -> Probe:
+    """Judge every change by the model's predictions for validation pictures; ``baseline`` are the baseline's for the same."""
+    seen = model.preparation.seen(model.spec)
+    changes = changes_for(seen.channels, square=seen.height == seen.width)
+    views = [view for change in changes for row in change.views for view in row]
+    as_is, *changed = _predictions(model, validation, [lambda pictures, preparation: pictures, *views])
+    targets = validation.targets
+    before = metrics.row_losses(facts, targets, as_is)
+    gap = metrics.row_losses(facts, targets, baseline) - before
+    verdicts, left = [], iter(changed)
+    for change in changes:
+        rows = [[next(left) for _ in row] for row in change.views]
+        losses = np.mean([metrics.row_losses(facts, targets, each) for row in rows for each in row], axis=0)
+        shift = None
+        if facts.task == "regression" and len(change.views[0]) == 2:
+            shift = max(_apart(*row) for row in rows) / (float(np.std(targets)) or 1.0)
+        verdicts.append(_judged(change, losses, before, gap, shift))
+    return Probe(len(targets), float((gap + before).mean()), float(before.mean()), tuple(verdicts))
+
+
+def _apart(one: Array, other: Array) -> float:
+    """How far predictions lie apart on average; of several targets' the furthest."""
+    return float(np.abs((one - other).mean(axis=0)).max())
+
+
+def _judged(change: Change, losses: Array, before: Array, gap: Array, shift: float | None) -> Verdict:
+    more, better = losses - before, float(gap.mean()) or math.inf
+    growth = float(more.mean()) / better
+    error = float(more.std()) / math.sqrt(len(more)) / abs(better)
+    judgement, why = _judgement(growth, error, shift, clear=math.inf > better > _CLEARLY * float(gap.std()) / math.sqrt(len(gap)))
+    return Verdict(change.name, change.strength, float(losses.mean()), growth, error, shift, judgement, why)
+
+
+def _judgement(growth: float, error: float, shift: float | None, *, clear: bool) -> tuple[Judgement, str]:
+    """What follows from a loss that grows by so much, give or take ``error``, and from how far opposite predictions lie apart."""
+    if not clear:
+        return "undecided", "the model is not clearly better than the baseline"
+    if shift is not None and shift > UNSAFE_SHIFT:
+        return "unsafe", f"opposite changes move the predictions apart by {shift:.2f} standard deviations of the target"
+    if growth - _CLEARLY * error > UNSAFE_LOSS:
+        return "unsafe", f"the loss grows by {growth:.0%} of what the model is better than the baseline"
+    if growth + _CLEARLY * error < SAFE_LOSS and (shift is None or shift < UNSAFE_SHIFT / 2):
+        return "safe", "the loss hardly grows"
+    return "undecided", "the loss grows, but the model may only have never seen such pictures"
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(change_words(name) for name in CHANGES if name in names) or "none"
+
+
+@torch.inference_mode()
+def _predictions(model: Model, examples: Examples, views: Sequence[View]) -> list[Array]:
+    """The model's predictions for each view of the examples."""
+    model.module.eval()
+    device = next(iter(model.module.state_dict().values())).device
+    outputs: list[list[torch.Tensor]] = [[] for _ in views]
+    for start in range(0, len(examples), _BATCH):
+        stored = np.ascontiguousarray(examples.store[examples.rows[start : start + _BATCH]])
+        prepared = model.preparation(torch.from_numpy(stored).to(device))
+        for place, view in enumerate(views):
+            outputs[place].append(model.module(view(prepared, model.preparation)).float().cpu())
+    return [model.predictions(torch.cat(parts)) for parts in outputs]
+
+
+def _both(view: Callable[[int], View]) -> tuple[View, View]:
+    """A change and its opposite."""
+    return view(1), view(-1)
+
+
+def _moved(
+    *,
+    angle: float = 0.0,
+    slant: float = 0.0,
+    scale: tuple[float, float] = (1.0, 1.0),
+    shift: tuple[float, float] = (0.0, 0.0),
+    mirror: tuple[float, float] = (1.0, 1.0),
+    quarters: int = 0,
+) -> View:
+    def view(pictures: torch.Tensor, preparation: Preparation) -> torch.Tensor:
+        aspect = pictures.shape[2] / pictures.shape[3]
+        pairs = [torch.tensor([pair]).T for pair in (scale, shift)]
+        matrix = affine(torch.tensor([angle]), torch.tensor([slant]), pairs[0], pairs[1], aspect)
+        matrix = matrix * torch.tensor(mirror)[:, None]
+        return warped(pictures, turned(matrix, torch.tensor([quarters])))
+
+    return view
+
+
+def _coloured(factors: tuple[float, float, float]) -> View:
+    return lambda pictures, preparation: recoloured(pictures, torch.tensor(factors)[:, None], preparation)
