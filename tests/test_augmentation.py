@@ -207,16 +207,8 @@ def test_what_changes_the_target_is_unsafe_and_what_does_not_is_safe(what: str, 
     assert {name for name in unsafe if judged[name] == "unsafe"} == unsafe
     assert all(verdict.why for verdict in found.verdicts)
     assert found.loss < found.baseline_loss
-    assert all(
-        (verdict.shift is None)
-        == (
-            what == "side"
-            or len(verdict.strength) > 20
-            and verdict.change != "scale"
-            or verdict.change in ("flip", "flip_vertical", "turns")
-        )
-        for verdict in found.verdicts
-    )
+    opposite = {verdict.change for verdict in found.verdicts if verdict.shift is not None}
+    assert opposite == (set() if what == "side" else set(judged) - {"flip", "flip_vertical", "turns"})
 
 
 def test_a_model_that_knows_nothing_judges_nothing() -> None:
@@ -237,9 +229,11 @@ def test_a_model_that_knows_nothing_judges_nothing() -> None:
      (0.01, 0.001, 0.5, "unsafe"), (0.01, 0.001, 0.15, "undecided")],
 )  # fmt: skip
 def test_verdicts_follow_their_rules(growth: float, error: float, shift: float | None, judgement: str) -> None:
-    assert safety._judgement(growth, error, shift, clear=True)[0] == judgement
-    assert safety._judgement(growth, error, shift, clear=False)[0] == "undecided"
-    verdict = Verdict("flip", "", 1.0, growth, error, shift, safety._judgement(growth, error, shift, clear=True)[0], "")
+    assert safety._judgement(growth, error, shift, limit=0.2, clear=True)[0] == judgement
+    assert safety._judgement(growth, error, shift, limit=0.2, clear=False)[0] == "undecided"
+    verdict = Verdict(
+        "flip", "", 1.0, growth, error, shift, safety._judgement(growth, error, shift, limit=0.2, clear=True)[0], ""
+    )
     assert verdict.free == (judgement == "safe")
 
 
@@ -285,8 +279,7 @@ class _Listening(Silent):
 
 
 def _fitted(out: Path, listening: Silent, **options: object) -> Run:
-    pictures, columns = bars(300)
-    # A bar that ends at the border: what comes in from outside with a mirror of left and right is another column.
+    pictures, columns = bars(200)
     return fit((pictures, columns), checked_options(task="regression", out=out, **options), progress=listening)
 
 
@@ -295,14 +288,14 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
     """A run on pictures whose target is a place, with a probe."""
     listening = _Listening()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_TRIALS_WITH_PROBE", 5)
-        run = _fitted(tmp_path_factory.mktemp("probed") / "run", listening, trials=5, steps=80)
+        patch.setattr(stages, "_TRIALS_WITH_PROBE", 3)
+        run = _fitted(tmp_path_factory.mktemp("probed") / "run", listening, trials=3, steps=50)
     return run, listening.said
 
 
 def test_a_search_finds_out_what_is_safe_and_keeps_to_it(probed: tuple[Run, list[str]]) -> None:
     run, said = probed
-    assert [trial.purpose for trial in run.trials] == ["baseline", "probe", "portfolio", "portfolio", "portfolio"]
+    assert [trial.purpose for trial in run.trials] == ["baseline", "probe", "portfolio"]
     asked = Recipe.from_json(run.trials[1].recipe)
     assert asked.augmentation == Augmentation()
     assert asked.family == portfolio()[0]["family"]

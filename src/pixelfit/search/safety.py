@@ -28,7 +28,7 @@ _CLEARLY = 2.0  # standard errors
 
 _MOST_PICTURES = 1_000
 UNSAFE_LOSS, UNSAFE_SHIFT = 0.2, 0.2
-SAFE_LOSS, FREE_LOSS = 0.05, 0.02
+SAFE_LOSS, SAFE_SHIFT, FREE_LOSS = 0.05, 0.1, 0.02
 _DEGREES, _SIZE, _SLANT, _SHIFT, _COLOUR = 10.0, 1.15, 0.15, 0.075, 1.25
 
 
@@ -172,14 +172,18 @@ def probe(model: Model, validation: Examples, baseline: Array, facts: Facts) -> 
     targets = validation.targets
     before = metrics.row_losses(facts, targets, as_is)
     gap = metrics.row_losses(facts, targets, baseline) - before
+    deviation = float(np.std(targets)) or 1.0
+    # A model that errs by half a deviation may well answer so differently to pictures of a kind that it has never seen.
+    noise = float(np.std(as_is - targets)) / deviation if facts.task == "regression" else 0.0
+    limit = max(UNSAFE_SHIFT, noise)
     verdicts, left = [], iter(changed)
     for change in changes:
         rows = [[next(left) for _ in row] for row in change.views]
         losses = np.mean([metrics.row_losses(facts, targets, each) for row in rows for each in row], axis=0)
         shift = None
         if facts.task == "regression" and len(change.views[0]) == 2:
-            shift = max(_apart(*row) for row in rows) / (float(np.std(targets)) or 1.0)
-        verdicts.append(_judged(change, losses, before, gap, shift))
+            shift = max(_apart(*row) for row in rows) / deviation
+        verdicts.append(_judged(change, losses, before, gap, shift=shift, limit=limit))
     return Probe(len(targets), float((gap + before).mean()), float(before.mean()), tuple(verdicts))
 
 
@@ -188,25 +192,29 @@ def _apart(one: Array, other: Array) -> float:
     return float(np.abs((one - other).mean(axis=0)).max())
 
 
-def _judged(change: Change, losses: Array, before: Array, gap: Array, shift: float | None) -> Verdict:
+def _judged(change: Change, losses: Array, before: Array, gap: Array, *, shift: float | None, limit: float) -> Verdict:
     more, better = losses - before, float(gap.mean()) or math.inf
     growth = float(more.mean()) / better
     error = float(more.std()) / math.sqrt(len(more)) / abs(better)
-    judgement, why = _judgement(growth, error, shift, clear=math.inf > better > _CLEARLY * float(gap.std()) / math.sqrt(len(gap)))
+    clear = math.inf > better > _CLEARLY * float(gap.std()) / math.sqrt(len(gap))
+    judgement, why = _judgement(growth, error, shift, limit=limit, clear=clear)
     return Verdict(change.name, change.strength, float(losses.mean()), growth, error, shift, judgement, why)
 
 
-def _judgement(growth: float, error: float, shift: float | None, *, clear: bool) -> tuple[Judgement, str]:
-    """What follows from a loss that grows by so much, give or take ``error``, and from how far opposite predictions lie apart."""
+def _judgement(growth: float, error: float, shift: float | None, *, limit: float, clear: bool) -> tuple[Judgement, str]:
+    """What follows from a loss that grows by so much, give or take ``error``, and from how far opposite predictions lie apart.
+
+    ``limit`` is how far they may; ``clear`` whether the model is better than the baseline by more than chance explains.
+    """
     if not clear:
         return "undecided", "the model is not clearly better than the baseline"
-    if shift is not None and shift > UNSAFE_SHIFT:
+    if shift is not None and shift > limit:
         return "unsafe", f"opposite changes move the predictions apart by {shift:.2f} standard deviations of the target"
     if growth - _CLEARLY * error > UNSAFE_LOSS:
         return "unsafe", f"the loss grows by {growth:.0%} of what the model is better than the baseline"
-    if growth + _CLEARLY * error < SAFE_LOSS and (shift is None or shift < UNSAFE_SHIFT / 2):
+    if growth + _CLEARLY * error < SAFE_LOSS and (shift is None or shift < SAFE_SHIFT):
         return "safe", "the loss hardly grows"
-    return "undecided", "the loss grows, but the model may only have never seen such pictures"
+    return "undecided", "the model does worse, but perhaps only because it has never seen such pictures"
 
 
 def _listed(names: Collection[str]) -> str:
