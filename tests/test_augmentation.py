@@ -191,7 +191,7 @@ def _spots(what: str, count: int = 150) -> tuple[Model, Examples, Array]:
 @pytest.mark.parametrize(
     ("what", "safe", "unsafe"),
     [
-        ("position", {"flip_vertical"}, {"flip", "turns", "shift"}),
+        ("position", {"flip_vertical"}, {"flip", "turns", "shift", "rotate"}),
         ("angle", set(), {"flip", "flip_vertical", "turns", "rotate"}),
         ("lightness", {"flip", "flip_vertical", "turns", "rotate", "shear"}, {"brightness"}),
         ("area", {"flip", "flip_vertical", "turns"}, {"scale"}),
@@ -224,17 +224,18 @@ def test_a_model_that_knows_nothing_judges_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("growth", "error", "shift", "judgement"),
-    [(0.01, 0.005, 0.02, "safe"), (0.04, 0.02, None, "undecided"), (0.9, 0.1, None, "unsafe"), (0.3, 0.1, 0.0, "undecided"),
-     (0.01, 0.001, 0.5, "unsafe"), (0.01, 0.001, 0.15, "undecided")],
+    ("growth", "error", "shift", "times", "judgement"),
+    [(0.01, 0.005, 0.1, 1.2, "safe"), (0.04, 0.02, None, 1.5, "undecided"), (0.9, 0.1, None, 1.0, "unsafe"),
+     (0.3, 0.1, 0.0, 1.0, "undecided"), (0.01, 0.001, 1.2, 1.0, "unsafe"), (0.01, 0.001, 0.8, 1.0, "undecided"),
+     (0.015, 0.001, 0.0, 7.0, "unsafe"), (0.005, 0.001, 0.0, 7.0, "safe")],
 )  # fmt: skip
-def test_verdicts_follow_their_rules(growth: float, error: float, shift: float | None, judgement: str) -> None:
-    assert safety._judgement(growth, error, shift, limit=0.2, clear=True)[0] == judgement
-    assert safety._judgement(growth, error, shift, limit=0.2, clear=False)[0] == "undecided"
-    verdict = Verdict(
-        "flip", "", 1.0, growth, error, shift, safety._judgement(growth, error, shift, limit=0.2, clear=True)[0], ""
-    )
-    assert verdict.free == (judgement == "safe")
+def test_verdicts_follow_their_rules(growth: float, error: float, shift: float | None, times: float, judgement: str) -> None:
+    judged, why = safety._judgement(growth, error, shift, times, clear=True)
+    assert judged == judgement
+    assert why
+    assert safety._judgement(growth, error, shift, times, clear=False)[0] == "undecided"
+    assert Verdict("flip", "", 1.0, growth, error, shift, judged, why).free == (judgement == "safe")
+    assert not Verdict("flip", "", 1.0, 0.03, error, shift, judged, why).free
 
 
 def test_what_is_not_allowed_is_in_no_recipe(tmp_path: Path) -> None:

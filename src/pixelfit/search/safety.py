@@ -27,8 +27,25 @@ _BATCH = 256
 _CLEARLY = 2.0  # standard errors
 
 _MOST_PICTURES = 1_000
-UNSAFE_LOSS, UNSAFE_SHIFT = 0.2, 0.2
-SAFE_LOSS, SAFE_SHIFT, FREE_LOSS = 0.05, 0.1, 0.02
+# The rules were set by what is known of 15 data sets (``benchmarks/safety.py``): the portfolio's first recipe after 150 steps
+# (angles of 5,000 digits: 300) on 600 to 3,400 pictures, judged by 120 to 600 others, two to four seeds of most. Growth is in
+# per cent of what the model was better than the baseline; "apart" is the shift in standard deviations of the target.
+# - Mirrors and quarter turns that change the target: digits 57 to 126, angles 176 to 265, a spot's place 263 to 400, arrows 266
+#   to 570. Ones that do not: cells, areas, colours of fruit and the arrows' other mirror -0.7 to 0.5, shapes 2.4. (A triangle
+#   upside down is one still, but 57, and the shapes' turns are 37: no such picture was ever seen.)
+# - Small changes that leave the target alone: up to 10, apart by up to 0.05. A turned digit's angle under turns: 8 to 9, but
+#   apart by 0.35 to 0.41; a spot's place under shifts: 7 and 0.65; the area of blobs under sizes: 10 and 0.48.
+# - A model of angles that errs by half a deviation (1,000 digits) has opposite contrasts 0.27 apart, for nothing: hence the
+#   second limit on the shift, by the error. It leaves turns undecided there. A shift is judged unsafe for angles (30 to 61, 0.9
+#   to 1.3 apart) though it is not; without it the net was better all the same, see ``decided``.
+# - Turns, sizes and slants move a spot's place both ways, so that nothing is apart, and the loss grows by 1.6 to 2.8 only, but
+#   to 6 to 14 times what it was. Of regressions whose target stays, blobs under shifts come nearest, with 5.2 (4.7 at least).
+# - Colours: brightness for lightness 78 and 1.6, saturation for ripeness 21 and 0.26. Nets that count or sort cells do badly
+#   on darker ones (25 to 49) and would rather learn that they are the same: such a change is judged unsafe though it is not.
+UNSAFE_LOSS, SAFE_LOSS, FREE_LOSS = 0.2, 0.05, 0.02  # growth
+UNSAFE_SHIFT = 0.2  # standard deviations of the target, and no less than the model errs
+SAFE_SHIFT = 0.5  # of that
+UNSAFE_TIMES, LEAST_GROWTH = 5.0, 0.01  # for numbers
 _DEGREES, _SIZE, _SLANT, _SHIFT, _COLOUR = 10.0, 1.15, 0.15, 0.075, 1.25
 
 
@@ -117,7 +134,9 @@ def decided(changes: Changes, trial: Trial, baseline: Trial, folder: RunFolder, 
     """What the model of a trial without augmentation says about every change.
 
     Of the small ones, which recipes have as a habit, those that are unsafe are left out. The others are added where they are
-    safe; undecided ones stay as they are.
+    safe; undecided ones stay as they are. On angles of 3,400
+    turned digits (the portfolio's first recipe, 600 steps, one seed) the RMSE on 600 others was 15.3 degrees as by habit, 14.1
+    without turns, 12.3 without turns, sizes and shifts as the verdicts say, 13.2 without any change.
     """
     if trial.state != "complete":
         return as_usual(changes, f"trial {trial.number}, which was to judge them, did not come to its end")
@@ -172,16 +191,15 @@ def probe(model: Model, validation: Examples, baseline: Array, facts: Facts) -> 
     targets = validation.targets
     before = metrics.row_losses(facts, targets, as_is)
     gap = metrics.row_losses(facts, targets, baseline) - before
-    deviation = float(np.std(targets)) or 1.0
+    numbers, deviation = facts.task == "regression", float(np.std(targets)) or 1.0
     # A model that errs by half a deviation may well answer so differently to pictures of a kind that it has never seen.
-    noise = float(np.std(as_is - targets)) / deviation if facts.task == "regression" else 0.0
-    limit = max(UNSAFE_SHIFT, noise)
+    limit = max(UNSAFE_SHIFT, float(np.std(as_is - targets)) / deviation) if numbers else math.inf
     verdicts, left = [], iter(changed)
     for change in changes:
         rows = [[next(left) for _ in row] for row in change.views]
         losses = np.mean([metrics.row_losses(facts, targets, each) for row in rows for each in row], axis=0)
         shift = None
-        if facts.task == "regression" and len(change.views[0]) == 2:
+        if numbers and len(change.views[0]) == 2:
             shift = max(_apart(*row) for row in rows) / deviation
         verdicts.append(_judged(change, losses, before, gap, shift=shift, limit=limit))
     return Probe(len(targets), float((gap + before).mean()), float(before.mean()), tuple(verdicts))
@@ -193,25 +211,30 @@ def _apart(one: Array, other: Array) -> float:
 
 
 def _judged(change: Change, losses: Array, before: Array, gap: Array, *, shift: float | None, limit: float) -> Verdict:
+    """The verdict on losses under a change, one a picture; ``limit`` is how far predictions may lie apart, infinite for classes."""
     more, better = losses - before, float(gap.mean()) or math.inf
     growth = float(more.mean()) / better
     error = float(more.std()) / math.sqrt(len(more)) / abs(better)
+    times = 1 + (growth - _CLEARLY * error) * better / (float(before.mean()) or 1.0) if limit < math.inf > better else 1.0
     clear = math.inf > better > _CLEARLY * float(gap.std()) / math.sqrt(len(gap))
-    judgement, why = _judgement(growth, error, shift, limit=limit, clear=clear)
+    judgement, why = _judgement(growth, error, None if shift is None else shift / limit, times, clear=clear)
     return Verdict(change.name, change.strength, float(losses.mean()), growth, error, shift, judgement, why)
 
 
-def _judgement(growth: float, error: float, shift: float | None, *, limit: float, clear: bool) -> tuple[Judgement, str]:
-    """What follows from a loss that grows by so much, give or take ``error``, and from how far opposite predictions lie apart.
+def _judgement(growth: float, error: float, shift: float | None, times: float, *, clear: bool) -> tuple[Judgement, str]:
+    """What follows from a loss that grows by so much, give or take ``error``, and becomes at least so many times as large.
 
-    ``limit`` is how far they may; ``clear`` whether the model is better than the baseline by more than chance explains.
+    ``shift`` is how far opposite predictions lie apart, as a share of how far they may; ``clear`` whether the model is better
+    than the baseline by more than chance explains.
     """
     if not clear:
         return "undecided", "the model is not clearly better than the baseline"
-    if shift is not None and shift > limit:
-        return "unsafe", f"opposite changes move the predictions apart by {shift:.2f} standard deviations of the target"
+    if shift is not None and shift > 1:
+        return "unsafe", "opposite changes move the predictions apart"
     if growth - _CLEARLY * error > UNSAFE_LOSS:
-        return "unsafe", f"the loss grows by {growth:.0%} of what the model is better than the baseline"
+        return "unsafe", "the loss grows by much of what the model is better than the baseline"
+    if times > UNSAFE_TIMES and growth > LEAST_GROWTH:
+        return "unsafe", f"the loss becomes more than {UNSAFE_TIMES:g} times as large"
     if growth + _CLEARLY * error < SAFE_LOSS and (shift is None or shift < SAFE_SHIFT):
         return "safe", "the loss hardly grows"
     return "undecided", "the model does worse, but perhaps only because it has never seen such pictures"
