@@ -15,6 +15,7 @@ from conftest import HOSTILE, bars
 from test_models import prepared
 from torch import nn
 
+from benchmarks import safety as benchmark
 from pixelfit import report
 from pixelfit.automl import Run, fit
 from pixelfit.deadline import Deadline
@@ -423,3 +424,11 @@ def test_a_probe_is_worth_it_only_where_it_costs_little(
 
 def _unfinished(plan: object) -> Trial:
     return Trial(0, "convnet", "probe", {}, "failed", 0, 1.0)
+
+
+def test_the_benchmark_of_verdicts_runs() -> None:
+    made = benchmark.made_up(80)
+    assert {len(make()[0]) for make in made.values()} == {80}
+    rows = [{"data": "ripeness", **row} for row in benchmark.measured(made["ripeness"](), seed=0, steps=4)]
+    assert {row["change"] for row in rows} == set(CHANGES)
+    assert benchmark.table(rows).splitlines()[2].startswith("| ripeness | 10 |")

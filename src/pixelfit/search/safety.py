@@ -28,7 +28,7 @@ _CLEARLY = 2.0  # standard errors
 
 _MOST_PICTURES = 1_000
 # The rules were set by what is known of 15 data sets (``benchmarks/safety.py``): the portfolio's first recipe after 150 steps
-# (angles of 5,000 digits: 300) on 600 to 3,400 pictures, judged by 120 to 600 others, two to four seeds of most. Growth is in
+# (angles of 5,000 digits: 300) on 360 to 3,400 pictures, judged by 64 to 600 others, one to four seeds each. Growth is in
 # per cent of what the model was better than the baseline; "apart" is the shift in standard deviations of the target.
 # - Mirrors and quarter turns that change the target: digits 57 to 126, angles 176 to 265, a spot's place 263 to 400, arrows 266
 #   to 570. Ones that do not: cells, areas, colours of fruit and the arrows' other mirror -0.7 to 0.5, shapes 2.4. (A triangle
@@ -136,7 +136,9 @@ def decided(changes: Changes, trial: Trial, baseline: Trial, folder: RunFolder, 
     Of the small ones, which recipes have as a habit, those that are unsafe are left out. The others are added where they are
     safe; undecided ones stay as they are. On angles of 3,400
     turned digits (the portfolio's first recipe, 600 steps, one seed) the RMSE on 600 others was 15.3 degrees as by habit, 14.1
-    without turns, 12.3 without turns, sizes and shifts as the verdicts say, 13.2 without any change.
+    without turns, 12.3 without turns, sizes and shifts as the verdicts say, 13.2 without any change. On 680 pictures each (300
+    steps, one seed) the area of blobs had RMSE 1.95 as by habit and 0.83 as the verdicts say, without sizes and with mirrors
+    and turns; the kind of cells log loss 0.086 and, with mirrors and turns, 0.057.
     """
     if trial.state != "complete":
         return as_usual(changes, f"trial {trial.number}, which was to judge them, did not come to its end")
@@ -211,7 +213,7 @@ def _apart(one: Array, other: Array) -> float:
 
 
 def _judged(change: Change, losses: Array, before: Array, gap: Array, *, shift: float | None, limit: float) -> Verdict:
-    """The verdict on losses under a change, one a picture; ``limit`` is how far predictions may lie apart, infinite for classes."""
+    """The verdict on losses under a change, one a picture; ``limit`` is how far predictions may lie apart, inf for classes."""
     more, better = losses - before, float(gap.mean()) or math.inf
     growth = float(more.mean()) / better
     error = float(more.std()) / math.sqrt(len(more)) / abs(better)
