@@ -18,7 +18,7 @@ from pixelfit.types import Examples, Facts, Json, PictureSpec
 _UNIT = Augmentation(rotate=7.0, scale=0.08, shear=0.10, shift=0.05, brightness=0.15, contrast=0.15, saturation=0.3)
 WARPS = ("rotate", "scale", "shear", "shift")  # small ones, which recipes have as a habit
 _SWAPS = ("flip", "flip_vertical", "turns")
-_COLOURS = ("brightness", "contrast", "saturation")
+COLOURS = ("brightness", "contrast", "saturation")
 # Longest sides at which nets may see pictures; two cores can train on pictures of the usual one in minutes.
 _SIDES, _USUAL_SIDE = (48, 96, 160, 224), 96
 _STEPS_WANTED = 1_000  # fewer leave a net from scratch unfinished
@@ -126,7 +126,7 @@ class Space:
         allowed, usual = self.changes.allowed, self.changes.usual
         amount = ask("augment", Choice((0.0, 0.5, 1.0, 1.5), 1.0)) if allowed.intersection(WARPS) else 0.0
         swaps = {name: ask(name, Choice((False, True), name in usual)) for name in _SWAPS if name in allowed}
-        colours = allowed.intersection(_COLOURS)
+        colours = allowed.intersection(COLOURS)
         recolour = ask("recolour", Choice((0.0, 0.5, 1.0), 1.0 if colours <= usual else 0.0)) if colours else 0.0
         amounts = {name: amount for name in WARPS if name in allowed} | dict.fromkeys(colours, recolour)
         return Augmentation(**{name: getattr(_UNIT, name) * times for name, times in amounts.items()}, **swaps)
