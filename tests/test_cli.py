@@ -89,6 +89,10 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
             "--metric 'accuracy' is not for a regression",
         ),
         "metric of the inferred task": ([fine, "--metric", "macro_f1"], "which takes rmse or mae"),
+        "no such change": (
+            [fine, "--augment", "flip,sideways"],
+            "--augment 'sideways' is no change of pictures; take auto, none",
+        ),
         "trials": ([fine, "--trials", "0"], "--trials 0"),
         "no data": (["mnist", "--data-dir", folder / "empty"], "empty holds no file train-images-idx3-ubyte.gz"),
         "no such group": ([fine, "--group", "patient"], "--group 'patient' is no column"),
@@ -106,7 +110,7 @@ CASES = (
     "no such path", "empty folder", "one class", "one picture", "text in a regression", "NaN target", "cut short", "no picture",
     "budget 0", "budget ten", "no such column", "target without table", "trials", "no data", "no table",
     "metric of the other task", "metric of the inferred task", "no such group", "no such column of pictures", "no such test set",
-    "share left out", "no such weights", "damaged archive", "damaged arrays",
+    "share left out", "no such change", "no such weights", "damaged archive", "damaged arrays",
 )  # fmt: skip
 
 

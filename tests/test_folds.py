@@ -23,6 +23,7 @@ from pixelfit.options import FitOptions, checked_options
 from pixelfit.progress import Silent
 from pixelfit.report import draw
 from pixelfit.search.engine import LocalEngine, Plan
+from pixelfit.search.safety import probe
 from pixelfit.search.space import build_space
 from pixelfit.training.pace import Pace
 from pixelfit.types import Array, Facts, Splits
@@ -215,6 +216,18 @@ def test_intervals_of_folds_cover_what_they_should(tmp_path: Path) -> None:
 def noisy(count: int, seed: int = 0) -> tuple[Array, Array]:
     pictures, columns = bars(count, seed=seed)
     return pictures, columns + np.random.default_rng(seed + 100).normal(0, 1.0, count)
+
+
+def test_changes_of_pictures_are_judged_by_each_folds_own_model() -> None:
+    facts, splits = prepared_in_folds(3)
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
+    outcome = LocalEngine(splits.folds, facts, Deadline(None), Silent()).run(Plan(1, "probe", recipe, Pace(steps=60), seed=0))
+    baseline = np.full(len(splits.validation), splits.validation.targets.mean())
+    found = probe(outcome.models, [fold.validation for fold in splits.folds], baseline, facts)
+    assert outcome.validation is not None
+    assert found.loss == pytest.approx(np.mean((outcome.validation.raw - splits.validation.targets) ** 2))
+    assert found.pictures == 120
+    assert {verdict.change for verdict in found.verdicts if verdict.judgement == "unsafe"} >= {"flip", "shift"}
 
 
 def test_one_temperature_for_all_folds_is_the_likeliest_over_all_of_them() -> None:

@@ -61,7 +61,7 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         refuse_taken(options.out)
     facts, splits = read(source, options, progress)
     tell(facts, splits, progress)
-    space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress))
+    space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)
 
     folder = RunFolder.create(options.out or free_folder(f"{facts.data}-{facts.task}"))
     _save_start(folder, source, options, facts, splits)

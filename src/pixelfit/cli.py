@@ -50,6 +50,13 @@ LatencyOption = Annotated[
     str | None, typer.Option(help="Longest time that the model may take for one picture, such as 5ms. Default: any.")
 ]
 DistillOption = Annotated[bool, typer.Option("--distill", help="Teach one small model what the best ensemble predicts.")]
+AugmentOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Changes of training pictures that leave the target alone: auto (found out from the data; the default), none, or a "
+        "list such as rotate,scale,shear,shift,flip,flip-vertical,turns,brightness,contrast,saturation."
+    ),
+]
 WeightsOption = Annotated[
     Path | None, typer.Option(help="A file of pretrained weights (safetensors, or a torch file) for the backbone.")
 ]
@@ -127,6 +134,7 @@ def fit(
     max_latency: LatencyOption = None,
     distill: DistillOption = False,
     folds: FoldsOption = None,
+    augment: AugmentOption = None,
     weights: WeightsOption = None,
     backbone: BackboneOption = None,
     seed: SeedOption = 0,
@@ -147,6 +155,7 @@ def fit(
         max_latency=max_latency,
         distill=distill,
         folds=folds,
+        augment=augment,
         weights=weights,
         backbone=backbone,
         budget=budget,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
@@ -37,6 +38,8 @@ class _ImageEstimator(BaseEstimator):
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
         folds: folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few.
+        augment: changes of training pictures that leave the target alone: ``"auto"`` (default) finds them out from the data,
+            ``"none"``, or a list of words such as ``"rotate,flip"`` or ``["rotate", "flip"]``.
         weights: file of pretrained weights for the backbone, safetensors or a torch file.
         backbone: timm's name of the pretrained backbone. Default: ``"efficientnet_lite0"``.
         max_left_out: share of the rows that may be left out because they cannot be used, before that is an error.
@@ -58,6 +61,7 @@ class _ImageEstimator(BaseEstimator):
         max_latency: str | float | None = None,
         distill: bool = False,
         folds: int | None = None,
+        augment: str | Sequence[str] | None = None,
         weights: str | Path | None = None,
         backbone: str | None = None,
         max_left_out: float | None = None,
@@ -72,6 +76,7 @@ class _ImageEstimator(BaseEstimator):
         self.max_latency = max_latency
         self.distill = distill
         self.folds = folds
+        self.augment = augment
         self.weights = weights
         self.backbone = backbone
         self.max_left_out = max_left_out
@@ -115,6 +120,7 @@ class _ImageEstimator(BaseEstimator):
             max_latency=self.max_latency,
             distill=self.distill,
             folds=self.folds,
+            augment=self.augment,
             weights=self.weights,
             backbone=self.backbone,
             max_left_out=self.max_left_out,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pixelfit.deadline import parse_budget
 from pixelfit.errors import OptionError, PixelfitError
-from pixelfit.types import METRICS_OF, Columns, Json, Metric, Task
+from pixelfit.types import CHANGES, METRICS_OF, Columns, Json, Metric, Task
+from pixelfit.words import change_words
 
 DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
@@ -40,6 +42,7 @@ class FitOptions(BaseModel):
     max_latency: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_latency(value))] = None
     distill: bool = False
     folds: Annotated[int | None, Field(ge=1, le=MOST_FOLDS)] = None
+    augment: Annotated[str | None, BeforeValidator(lambda value: None if value is None else parse_changes(value))] = None
     weights: Path | None = None
     backbone: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -67,6 +70,13 @@ class FitOptions(BaseModel):
         hurried = self.budget_s is not None and self.budget_s < _SHORTEST_FOLDED_S
         return 1 if hurried or self.distill or self.max_latency is not None else None
 
+    @property
+    def changes(self) -> tuple[str, ...] | None:
+        """The changes of pictures that recipes may make; None where the data are to decide."""
+        if self.augment is None:
+            return None
+        return tuple(name for name in CHANGES if change_words(name) in self.augment.split(","))
+
     @field_serializer("test")
     def _named(self, test: object) -> str | None:
         return None if test is None else str(test) if isinstance(test, (str, Path)) else "(arrays)"
@@ -83,6 +93,25 @@ def parse_latency(text: str | float) -> float:
     if parts is None or float(parts[1]) <= 0:
         raise OptionError(f"--max-latency {str(text)!r} is no length of time; write it like 5ms or 0.2s.")
     return float(parts[1]) * (1000 if parts[2] == "s" else 1)
+
+
+def parse_changes(text: str | Sequence[str]) -> str | None:
+    """A list of changes of pictures with commas between, in the usual order; ``none``, or None for ``auto``.
+
+    Raises:
+        OptionError: a word is no change.
+    """
+    words = [word.strip().lower().replace("_", "-") for word in (text.split(",") if isinstance(text, str) else text)]
+    if words in (["auto"], ["none"]):
+        return None if words == ["auto"] else "none"
+    known = [change_words(name) for name in CHANGES]
+    unknown = [word for word in words if word not in known]
+    if unknown or not words:
+        raise OptionError(
+            f"--augment {unknown[0] if unknown else ''!r} is no change of pictures; take auto, none, or some of "
+            f"{', '.join(known)}, with commas between."
+        )
+    return ",".join(word for word in known if word in words)
 
 
 def checked_options(**chosen: object) -> FitOptions:

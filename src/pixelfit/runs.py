@@ -160,6 +160,10 @@ class RunFolder:
             )
         write_json(folder / "pictures.json", listed)
 
+    def write_augmentation(self, decision: Json) -> None:
+        """``augmentation.json``: which changes of pictures the recipes may make, and why."""
+        write_json(self.path / "augmentation.json", decision)
+
     def write_final(self, decisions: Json) -> None:
         """``final.json``: how the final model came from the trials."""
         write_json(self.path / "final.json", decisions)
@@ -197,6 +201,10 @@ class RunFolder:
             return read_json(file)
         except ValueError as error:
             raise RunError(f"{file} is damaged: {error}.") from error
+
+    def read_if_there(self, name: str) -> Json:
+        """One of the folder's JSON files, or None where the run is older than that file; raises RunError if it is damaged."""
+        return self.read(name) if (self.path / name).is_file() else None
 
     def read_trials(self) -> list[Json]:
         """The records of all ended trials, in order, each with its ``history``."""

@@ -20,6 +20,10 @@ METRICS_OF: Mapping[Task, tuple[Metric, ...]] = {
     "regression": ("rmse", "mae"),
     "classification": ("log_loss", "accuracy", "macro_f1"),
 }
+# Changes of training pictures, by the names that recipes have for them.
+CHANGES = (
+    "rotate", "scale", "shear", "shift", "flip", "flip_vertical", "turns", "brightness", "contrast", "saturation",
+)  # fmt: skip
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
 Json: TypeAlias = Any
@@ -184,6 +188,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def every(self, step: int) -> Examples:
+        """Each ``step``-th of them."""
+        return Examples(self.store, self.rows[::step], self.targets[::step], self.refs[::step])
 
     @staticmethod
     def joined(parts: Sequence[Examples]) -> Examples:

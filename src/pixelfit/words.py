@@ -15,3 +15,8 @@ def value_words(value: Json) -> str:
     if not isinstance(value, float):  # a NumPy float is one, too
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def change_words(name: str) -> str:
+    """A change of pictures as the user writes it."""
+    return name.replace("_", "-")

@@ -14,6 +14,7 @@ from bokeh.plotting import figure
 
 from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
 from pixelfit.report import charts, sureness
+from pixelfit.report.augmentation import augmentation_section
 from pixelfit.runs import RunFolder
 from pixelfit.types import METRICS_OF, Array, Json
 from pixelfit.words import value_words
@@ -82,6 +83,7 @@ def page(folder: RunFolder) -> Page:
         "ranked_by": TITLES[ranked_by],
         "leaderboard": _leaderboard(trials, weights, ranked_by),
         "failed": [trial for trial in trials if trial["error"]],
+        "augmentation": augmentation_section(folder.read_if_there("augmentation.json")),
         "confusion": _confusion(scores),
         "members": _members(trials, weights),
         "decisions": _decisions(folder.read("final.json")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,10 @@ from pixelfit.training.recipe import Augmentation, Recipe
 from pixelfit.types import Examples, Facts, Json, PictureSpec
 
 # One unit of augmentation: what an even hand varies when it writes or photographs the same thing again.
-_UNIT = Augmentation(rotate=7.0, scale=0.08, shear=0.10, shift=0.05)
+_UNIT = Augmentation(rotate=7.0, scale=0.08, shear=0.10, shift=0.05, brightness=0.15, contrast=0.15, saturation=0.3)
+WARPS = ("rotate", "scale", "shear", "shift")  # small ones, which recipes have as a habit
+_SWAPS = ("flip", "flip_vertical", "turns")
+COLOURS = ("brightness", "contrast", "saturation")
 # Longest sides at which nets may see pictures; two cores can train on pictures of the usual one in minutes.
 _SIDES, _USUAL_SIDE = (48, 96, 160, 224), 96
 _STEPS_WANTED = 1_000  # fewer leave a net from scratch unfinished
@@ -30,13 +33,35 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True)
+class Changes:
+    """Which changes of training pictures recipes may make, and which of them the known-good ones make; names of ``CHANGES``."""
+
+    allowed: frozenset[str]
+    usual: frozenset[str]
+    chosen: bool = False  # by the user, so that there is nothing to be found out
+
+    @staticmethod
+    def as_usual(channels: int) -> Changes:
+        """Small ones. Mirrored photographs mostly mean the same, mirrored writing does not: the search may try that in colour.
+
+        The known-good recipes keep pictures as they are, since a wrong mirror ruins a model and a missing one costs little.
+        """
+        return Changes(frozenset({*WARPS, "flip"} if channels == 3 else WARPS), frozenset(WARPS))
+
+    @staticmethod
+    def just(names: Collection[str]) -> Changes:
+        """Those that the user lists, and no others."""
+        return Changes(frozenset(names), frozenset(names), chosen=True)
+
+
+@dataclass(frozen=True)
 class Space:
     """Every recipe that may be tried on one data set."""
 
     heads: tuple[str, ...]
     batch_sizes: Choice
     epochs: float
-    colour: bool
+    changes: Changes
     sides: Choice
     backbone: Mapping[str, Json] | None = None  # what pretrained families begin with, as part of their architecture
 
@@ -65,6 +90,8 @@ class Space:
 
         def answer(name: str, dimension: Dimension) -> Json:
             fits = name in wanted and dimension.allows(wanted[name]) and not (name == "head" and self.heads[0] == "discrete")
+            # Recipes that were found on other data do not know what suits these.
+            fits = fits and not (name in _SWAPS and name in self.changes.usual)
             answers[name] = wanted[name] if fits else dimension.start
             return answers[name]
 
@@ -96,21 +123,25 @@ class Space:
         )
 
     def _augmentation(self, ask: Ask) -> Augmentation:
-        amount = ask("augment", Choice((0.0, 0.5, 1.0, 1.5), 1.0))
-        # Mirrored photographs mostly mean the same, mirrored writing does not. The known-good recipes keep pictures as
-        # they are, since a wrong mirror ruins a model and a missing one costs little; the search may try it.
-        flip = ask("flip", Choice((False, True), False)) if self.colour else False
-        return Augmentation(_UNIT.rotate * amount, _UNIT.scale * amount, _UNIT.shear * amount, _UNIT.shift * amount, flip)
+        allowed, usual = self.changes.allowed, self.changes.usual
+        amount = ask("augment", Choice((0.0, 0.5, 1.0, 1.5), 1.0)) if allowed.intersection(WARPS) else 0.0
+        swaps = {name: ask(name, Choice((False, True), name in usual)) for name in _SWAPS if name in allowed}
+        colours = allowed.intersection(COLOURS)
+        recolour = ask("recolour", Choice((0.0, 0.5, 1.0), 1.0 if colours <= usual else 0.0)) if colours else 0.0
+        amounts = {name: amount for name in WARPS if name in allowed} | dict.fromkeys(colours, recolour)
+        return Augmentation(**{name: getattr(_UNIT, name) * times for name, times in amounts.items()}, **swaps)
 
 
-def build_space(facts: Facts, train: Examples, backbone: Mapping[str, Json] | None = None) -> Space:
-    """The space that suits the task, the targets and the number of pictures."""
+def build_space(
+    facts: Facts, train: Examples, backbone: Mapping[str, Json] | None = None, changes: Collection[str] | None = None
+) -> Space:
+    """The space that suits the task, the targets and the number of pictures; ``changes`` are those that the user lists."""
     sizes = tuple(size for size in (64, 128, 256) if size <= max(64, len(train) // 8))
     return Space(
         heads=fitting_heads(facts.task, train.targets, len(facts.classes or ()), facts.metric),
         batch_sizes=Choice(sizes, 128 if 128 in sizes else sizes[-1]),
         epochs=float(np.clip(np.ceil(_STEPS_WANTED * 128 / len(train)), _FEWEST_EPOCHS, _MOST_EPOCHS)),
-        colour=facts.spec.channels == 3,
+        changes=Changes.as_usual(facts.spec.channels) if changes is None else Changes.just(changes),
         sides=_sides(facts.spec),
         backbone=backbone,
     )

@@ -14,6 +14,7 @@ from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
+from pixelfit.search import safety
 from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import Plan
 from pixelfit.search.gains import (
@@ -29,13 +30,15 @@ from pixelfit.search.space import Space
 from pixelfit.search.study import Asked, Study
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
-from pixelfit.training.recipe import Recipe
+from pixelfit.training.recipe import Augmentation, Recipe
 from pixelfit.types import FULL_LENGTH, SNAPSHOT, Array, Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
 _FIRST_ROUND_SHARE = 0.3  # of the time, at most
 _LONGEST_SLICE_SHARE = _FIRST_ROUND_SHARE / 10  # so that slow machines try the portfolio's recipes too
+_PROBE_SHARE = 0.03  # of the time, for the model that judges changes of pictures; judging takes half as long again at most
+_TRIALS_WITH_PROBE = 20  # fewer are too few to spend one on it
 _TUNING_SHARE = 0.4  # of the time that is left, to train a pretrained backbone on
 _SURVIVES = 3  # one recipe in three of the first round is trained again, three times as long
 _MOST_FINALS = 12
@@ -102,6 +105,8 @@ class Stages:
             if self.trials[-1].seconds <= _LONGEST_SLICE_SHARE * self._whole() and not self._done():
                 recipe, answers = self.space.known_good({"family": "frozen_trees"})
                 yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
+        yield from self._probe(known[0][0], least_s)
+        known = self._known_good()
         if self.limits.trials is not None:
             yield from self._counted(known)
             return
@@ -119,6 +124,28 @@ class Stages:
             yield from self._sampled()
             if self._latest_leads() and not self._done():
                 yield self._onward(self.trials[-1], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+
+    def _probe(self, best_bet: Recipe, least_s: float) -> Iterator[tuple[Plan, None]]:
+        """The best bet without augmentation, whose model says which changes of pictures leave the target alone."""
+        decision = safety.as_usual(self.space.changes, "there was too little time to find out which leave the target alone")
+        if not self.space.changes.chosen and self._can_probe(least_s):
+            recipe = replace(best_bet, augmentation=Augmentation())
+            seconds = min(self.slice_s, _PROBE_SHARE * self._whole())
+            yield self._plan(recipe, safety.PROBE, seconds, 1.0), None
+            folds = self.splits.folds
+            decision = safety.decided(self.space.changes, self.trials[-1], self.trials[0], self.folder, folds, self.facts)
+            self.space = replace(self.space, changes=decision.changes)
+            self.study.narrow(self.space)
+            self.progress.say(decision.sentence())
+        self.folder.write_augmentation(decision.to_json())
+
+    def _can_probe(self, least_s: float) -> bool:
+        """Whether a probe costs little of the time, or of a known number of trials."""
+        if self._done():
+            return False
+        if self.limits.trials is not None:
+            return self.limits.trials >= _TRIALS_WITH_PROBE
+        return max(_LEAST_SLICE_S, least_s) <= _PROBE_SHARE * self._whole()
 
     def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
         """A known number of trials: the portfolio, then sampled recipes, each with an even share of the time."""

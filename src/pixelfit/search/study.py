@@ -51,6 +51,10 @@ class Study:
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=_SEEN_BEFORE_PRUNING, n_warmup_steps=1),
             )
 
+    def narrow(self, space: Space) -> None:
+        """From now on recipes come from this space."""
+        self._space = space
+
     def ask(self, answers: Mapping[str, Json] | None = None) -> Asked:
         """The next recipe: the one that ``answers`` lead to, or one that the sampler chooses."""
         if answers is not None:

@@ -329,7 +329,7 @@ class _Training:
         self.model.module.train()
         pictures, targets = self.pictures[self.rows[positions]], self.targets[positions]
         prepared = self.model.preparation(pictures.to(self.device, non_blocking=True))
-        prepared = augment(prepared, self.recipe.augmentation, dice)
+        prepared = augment(prepared, self.recipe.augmentation, dice, self.model.preparation)
         with self._autocast():
             outputs = self.forward(prepared)
         loss = self.model.head.loss(outputs.float(), targets.to(self.device, non_blocking=True), self.recipe.label_smoothing)
@@ -378,8 +378,7 @@ class _Training:
 
 def _every_nth(validation: Examples) -> Examples:
     """A fixed part of a large validation set, enough to see where a training is going."""
-    every = max(1, len(validation) // _VALIDATION_ROWS_IN_TRAINING)
-    return Examples(validation.store, validation.rows[::every], validation.targets[::every], validation.refs[::every])
+    return validation.every(max(1, len(validation) // _VALIDATION_ROWS_IN_TRAINING))
 
 
 def _clearly_better(earlier: Array, last: Array) -> bool:

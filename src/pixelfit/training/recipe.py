@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from pixelfit.types import Json
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far training pictures are turned and shifted, each anew in every epoch."""
+    """How far training pictures are moved and recoloured, each anew in every epoch."""
 
     rotate: float = 0.0  # standard deviation of the angle, in degrees
     scale: float = 0.0  # standard deviation of the logarithm of the size
     shear: float = 0.0  # standard deviation of the slant
     shift: float = 0.0  # standard deviation of the shift, as a share of the side
     flip: bool = False  # left and right swapped in half of them
+    flip_vertical: bool = False  # up and down swapped in half of them
+    turns: bool = False  # by none to three quarters; oblong pictures by a half or none
+    brightness: float = 0.0  # standard deviation of the logarithm of the factor
+    contrast: float = 0.0  # of the same
+    saturation: float = 0.0  # of the same, for pictures of three channels
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is changed but colours."""
+        return replace(self, brightness=0.0, contrast=0.0, saturation=0.0) != Augmentation()
+
+    @property
+    def recolours(self) -> bool:
+        """Whether colours are changed."""
+        return max(self.brightness, self.contrast, self.saturation) > 0
 
 
 @dataclass(frozen=True)
