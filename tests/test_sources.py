@@ -29,7 +29,7 @@ from pixelfit.types import Columns, Facts, Splits, Table
 
 
 def load(source, target: str | None = None, pictures: str | None = None, group: str | None = None, test=None) -> Table:
-    return load_table(source, Columns(target, pictures, group), data_dir=None, progress=Silent(), test=test)
+    return load_table(source, Columns((target,) if target else (), pictures, group), data_dir=None, progress=Silent(), test=test)
 
 
 def splits_of(table: Table, seed: int = 0) -> tuple[Facts, Splits]:

@@ -63,7 +63,7 @@ def combine(trials: Sequence[Trial], validation: Examples, facts: Facts, folder:
         Member(Model.load(folder.trial_folder(trial.number)), trial.number, share)
         for trial, share in sorted(shares, key=lambda item: (-item[1], item[0].number))
     )
-    predictor = Predictor(facts.task, facts.classes, facts.target_name, members)
+    predictor = Predictor(facts.task, facts.classes, facts.target_name, members, target_names=facts.target_names)
     return _with_views(predictor, [trial for trial, _ in shares], validation, score, costs)
 
 

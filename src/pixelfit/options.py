@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pixelfit.deadline import parse_budget
 from pixelfit.errors import OptionError, PixelfitError
-from pixelfit.types import METRICS_OF, Columns, Json, Metric, Task
+from pixelfit.types import METRICS_OF, METRICS_OF_SEVERAL, Columns, Json, Metric, Task
 
 DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
@@ -26,7 +26,7 @@ class FitOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task | None = None
-    target: str | None = None
+    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(lambda value: _one_or_several(value))] = None
     pictures: str | None = None
     group: str | None = None
     test: Json = None  # any source, as ``load_table`` takes them
@@ -51,7 +51,8 @@ class FitOptions(BaseModel):
     @property
     def columns(self) -> Columns:
         """Which columns of a table hold what."""
-        return Columns(self.target, self.pictures, self.group)
+        targets = (self.target,) if isinstance(self.target, str) else self.target or ()
+        return Columns(targets, self.pictures, self.group)
 
     @field_serializer("test")
     def _named(self, test: object) -> str | None:
@@ -61,6 +62,16 @@ class FitOptions(BaseModel):
     def budget_s(self) -> float | None:
         """Seconds that the whole run may take; None where only the number of trials counts."""
         return DEFAULT_BUDGET_S if self.budget is None and self.trials is None else self.budget
+
+
+def _one_or_several(names: Json) -> Json:
+    """The name of one target, or the names of several; raises OptionError if one is named twice."""
+    if names is None or isinstance(names, str):
+        return names
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise OptionError(f"--target {twice!r} is named twice.")
+    return (names[0] if len(names) == 1 else tuple(names)) if len(names) else None
 
 
 def parse_latency(text: str | float) -> float:
@@ -83,12 +94,22 @@ def checked_options(**chosen: object) -> FitOptions:
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise OptionError(f"{option} {first['input']!r} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
     if options.task is not None:  # otherwise the task is known only once the data are
-        metric_for(options.task, options.metric)
+        # A classification of several labels a picture is multi-label, which only the data tell.
+        metric_for("multilabel" if _may_be_several(options) else options.task, options.metric)
     return options
 
 
-def metric_for(task: Task, wanted: Metric | None) -> Metric:
-    """What trials are ranked by: the metric that the user wants, or the task's own; raises OptionError if they do not fit."""
-    if wanted is not None and wanted not in METRICS_OF[task]:
-        raise OptionError(f"--metric {wanted!r} is not for a {task}, which takes {' or '.join(METRICS_OF[task])}.")
-    return wanted or METRICS_OF[task][0]
+def _may_be_several(options: FitOptions) -> bool:
+    return options.task == "classification" and options.metric in METRICS_OF["multilabel"]
+
+
+def metric_for(task: Task, wanted: Metric | None, *, several: bool = False) -> Metric:
+    """What trials are ranked by: the metric that the user wants, or the task's own; raises OptionError if they do not fit.
+
+    With ``several`` numbers a picture it is the same metric over all of them, each in its standard deviations.
+    """
+    if wanted is not None and wanted not in METRICS_OF[task] and not (several and wanted in METRICS_OF_SEVERAL.values()):
+        words = "multi-label classification" if task == "multilabel" else task
+        raise OptionError(f"--metric {wanted!r} is not for a {words}, which takes {' or '.join(METRICS_OF[task])}.")
+    metric = wanted or METRICS_OF[task][0]
+    return METRICS_OF_SEVERAL.get(metric, metric) if several else metric

@@ -64,8 +64,8 @@ class Preparation:
 class Forecast:
     """Predictions, and how sure they are."""
 
-    raw: Array  # values (N,) or class probabilities (N, classes)
-    spread: Array  # (N,): standard deviations in the target's unit; zeros where no distribution is predicted
+    raw: Array  # values (N,) or (N, targets), or probabilities (N, classes)
+    spread: Array  # (N,), or (N, targets) for several: standard deviations in the target's unit; zeros where no distribution is predicted
     uncalibrated: Array  # as ``raw``, but with every temperature at 1
 
 
@@ -119,7 +119,7 @@ class Model:
         return torch.cat(parts) if parts else torch.zeros(0, self.head.outputs)
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
-        """Predictions: values (N,) for a regression, class probabilities (N, classes) for a classification."""
+        """Predictions: values (N,) or, for several targets, (N, targets); for labels probabilities (N, classes)."""
         return self.predictions(self.outputs(store, rows))
 
     def predictions(self, outputs: torch.Tensor) -> Array:

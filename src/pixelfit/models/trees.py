@@ -5,7 +5,7 @@ As arrays the forest is saved without pickle, and predicts in the same way as ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pixelfit.models.family import Architecture, Choice, Family
 from pixelfit.models.heads import Head
+from pixelfit.models.several import Outputs
 from pixelfit.types import Array, PictureSpec
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Forest(nn.Module):
     value: torch.Tensor
     roots: torch.Tensor
     depth: torch.Tensor
+    link: torch.Tensor | None
 
     def __init__(self, spec: PictureSpec, outputs: int) -> None:
         super().__init__()
@@ -52,19 +54,22 @@ class Forest(nn.Module):
         self.register_buffer("value", torch.zeros(1, outputs))
         self.register_buffer("roots", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("depth", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("link", None)  # a place in _LINKS; None where one value or the shares of classes are predicted
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pixels as the trees see them, shape (N, features)."""
         return F.adaptive_avg_pool2d(pictures, self.side).flatten(1)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, outputs): the mean over trees; as logarithms of probabilities for several outputs."""
+        """(N, C, H, W) to (N, outputs): the mean over trees, or the logarithms of such probabilities or of their odds."""
         features = self.features(pictures).double()
         node = self.roots.expand(len(features), -1)
         for _ in range(int(self.depth)):
             goes_left = features.gather(1, self.feature[node]) <= self.threshold[node]
             node = torch.where(goes_left, self.left[node], self.right[node])
         mean = self.value[node].mean(dim=1)
+        if self.link is not None:
+            return _LINKS[int(self.link)](mean)
         return mean.clamp_min(_LEAST_PROBABILITY).log() if self.outputs > 1 else mean
 
     def set_nodes(self, arrays: dict[str, torch.Tensor]) -> None:
@@ -78,6 +83,14 @@ class Forest(nn.Module):
             {name: torch.empty_like(state_dict[prefix + name]) for name in self._buffers if prefix + name in state_dict}
         )
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+_LINKS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+    lambda mean: mean,
+    lambda mean: mean.clamp(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY).logit(),
+)
+# Which of these the heads for several numbers or labels take.
+_LINK_OF: Mapping[Outputs, int] = {"values": 0, "odds": 1}
 
 
 def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
@@ -100,11 +113,12 @@ def fit(
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor  # a second to load: not needed to predict
 
     features = torch.cat([module.features(chunk) for chunk in chunks]).numpy()
-    kind = ExtraTreesClassifier if head.outputs > 1 else ExtraTreesRegressor
+    shares = head.gives == "shares"
+    kind = ExtraTreesClassifier if shares else ExtraTreesRegressor  # which splits 0 and 1 as a classifier would
     grower = kind(
         n_estimators=0,
         min_samples_leaf=architecture["smallest_leaf"],
-        max_features="sqrt" if head.outputs > 1 else 1 / 3,
+        max_features=1 / 3 if head.gives == "values" else "sqrt",
         max_leaf_nodes=_MOST_LEAVES,
         warm_start=True,
         n_jobs=-1,
@@ -115,11 +129,13 @@ def fit(
         grower.fit(features, targets.numpy())
         if time_left() <= 0:
             break
-    module.set_nodes(_as_arrays(grower, head.outputs))
+    module.set_nodes(_as_arrays(grower, head.outputs if shares else 0))
+    if head.outputs > 1 and not shares:
+        module.set_nodes({"link": torch.tensor(_LINK_OF[head.gives])})
     return len(grower.estimators_)
 
 
-def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int) -> dict[str, torch.Tensor]:
+def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, classes: int) -> dict[str, torch.Tensor]:
     parts: dict[str, list[Array]] = {name: [] for name in ("feature", "threshold", "left", "right", "value")}
     roots, offset = [], 0
     for estimator in grower.estimators_:
@@ -130,7 +146,7 @@ def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int)
         parts["threshold"].append(tree.threshold)
         parts["left"].append(np.where(leaf, here, tree.children_left) + offset)
         parts["right"].append(np.where(leaf, here, tree.children_right) + offset)
-        parts["value"].append(_node_values(tree.value[:, 0, :], grower, outputs))
+        parts["value"].append(_class_shares(tree.value[:, 0, :], grower, classes) if classes else tree.value[:, :, 0])
         roots.append(offset)
         offset += tree.node_count
     depth = max(estimator.tree_.max_depth for estimator in grower.estimators_)
@@ -139,10 +155,8 @@ def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int)
     return {**arrays, "roots": torch.tensor(roots), "depth": torch.tensor(depth)}
 
 
-def _node_values(values: Array, grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int) -> Array:
-    if outputs == 1:
-        return values
-    full = np.zeros((len(values), outputs))
+def _class_shares(values: Array, grower: ExtraTreesClassifier | ExtraTreesRegressor, classes: int) -> Array:
+    full = np.zeros((len(values), classes))
     full[:, grower.classes_] = values / values.sum(axis=1, keepdims=True)  # a class never seen stays at 0
     return full
 
@@ -157,6 +171,6 @@ FAMILY = Family(
     },
     fit=fit,
     # Trees split by squared error or by class: the histogram's and Huber's losses would be theirs in name only.
-    heads=("classes", "discrete", "squared"),
+    heads=("classes", "discrete", "squared", "labels"),
     augmented=False,
 )
