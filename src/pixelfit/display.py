@@ -123,8 +123,8 @@ def _coverage_of_each(scores: Scores) -> list[str]:
         return []
     shares = [part.covered.value for part in parts]
     return [
-        f"{100 * parts[0].coverage:g} % intervals, each target for itself: covered {percent(min(shares))} to {percent(max(shares))} "
-        f"of the unseen pictures"
+        f"{100 * parts[0].coverage:g} % intervals, each target for itself: covered {percent(min(shares))} to "
+        f"{percent(max(shares))} of the unseen pictures"
     ]
 
 

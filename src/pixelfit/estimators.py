@@ -34,7 +34,8 @@ class _ImageEstimator(BaseEstimator):
         trials: number of trials; without ``budget`` the fit then repeats exactly.
         steps: training steps of each trial, instead of what its time allows.
         metric: what trials are ranked by: ``"rmse"`` (default) or ``"mae"``; for classes ``"log_loss"`` (default),
-            ``"accuracy"`` or ``"macro_f1"``; for several labels a picture also ``"micro_f1"``, ``"mean_ap"`` or ``"exact_match"``.
+            ``"accuracy"`` or ``"macro_f1"``; for several labels a picture ``"log_loss"`` (default), ``"macro_f1"``,
+            ``"micro_f1"``, ``"mean_ap"`` or ``"exact_match"``.
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
         weights: file of pretrained weights for the backbone, safetensors or a torch file.
@@ -133,7 +134,7 @@ class _ImageEstimator(BaseEstimator):
         return self
 
     def predict(self, X: object) -> Array:
-        """Predictions, shape (N,), or a column each for several numbers or labels; X is an array of pictures or a list of paths."""
+        """Predictions for an array of pictures or a list of paths, shape (N,); several numbers or labels are a column each."""
         check_is_fitted(self)
         return self.predictor_.predict(X)
 

@@ -116,12 +116,12 @@ def mean_ap(targets: Ints, probabilities: Floats) -> float:
 
 
 def average_precisions(targets: Ints, probabilities: Floats) -> Array:
-    """Each label's average precision, shape (labels,): the mean precision at its rows, by falling probability; NaN without any."""
+    """Each label's average precision, shape (labels,): the mean precision at its rows, by falling probability; NaN for none."""
     return _average_precisions(targets, probabilities)(np.arange(len(targets)))
 
 
 def resampled_mean_ap(targets: Ints, probabilities: Floats) -> Callable[[Ints], float]:
-    """``mean_ap`` of any of the rows, some of them several times, without sorting them again: a resample takes a tenth so long."""
+    """``mean_ap`` of any of the rows, some of them several times, without sorting them again."""
     each = _average_precisions(targets, probabilities)
 
     def mean(rows: Ints) -> float:

@@ -10,10 +10,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pixelfit.deadline import parse_budget
 from pixelfit.errors import OptionError, PixelfitError
-from pixelfit.types import METRICS_OF, METRICS_OF_SEVERAL, Columns, Json, Metric, Task
+from pixelfit.types import METRICS_OF, METRICS_OF_SEVERAL, TASK_WORDS, Columns, Json, Metric, Task
 
 DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
+
+
+def _one_or_several(names: Json) -> Json:
+    """The name of one target, or the names of several; raises OptionError if one is named twice."""
+    if names is None or isinstance(names, str):
+        return names
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise OptionError(f"--target {twice!r} is named twice.")
+    return (names[0] if len(names) == 1 else tuple(names)) if len(names) else None
 
 
 class FitOptions(BaseModel):
@@ -26,7 +36,7 @@ class FitOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task | None = None
-    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(lambda value: _one_or_several(value))] = None
+    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(_one_or_several)] = None
     pictures: str | None = None
     group: str | None = None
     test: Json = None  # any source, as ``load_table`` takes them
@@ -64,16 +74,6 @@ class FitOptions(BaseModel):
         return DEFAULT_BUDGET_S if self.budget is None and self.trials is None else self.budget
 
 
-def _one_or_several(names: Json) -> Json:
-    """The name of one target, or the names of several; raises OptionError if one is named twice."""
-    if names is None or isinstance(names, str):
-        return names
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise OptionError(f"--target {twice!r} is named twice.")
-    return (names[0] if len(names) == 1 else tuple(names)) if len(names) else None
-
-
 def parse_latency(text: str | float) -> float:
     """Milliseconds in a time such as ``5ms``, ``0.5s`` or a plain number of milliseconds; raises OptionError for others."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)?", str(text).strip().lower())
@@ -109,7 +109,7 @@ def metric_for(task: Task, wanted: Metric | None, *, several: bool = False) -> M
     With ``several`` numbers a picture it is the same metric over all of them, each in its standard deviations.
     """
     if wanted is not None and wanted not in METRICS_OF[task] and not (several and wanted in METRICS_OF_SEVERAL.values()):
-        words = "multi-label classification" if task == "multilabel" else task
+        words = TASK_WORDS.get(task, task)
         raise OptionError(f"--metric {wanted!r} is not for a {words}, which takes {' or '.join(METRICS_OF[task])}.")
     metric = wanted or METRICS_OF[task][0]
     return METRICS_OF_SEVERAL.get(metric, metric) if several else metric

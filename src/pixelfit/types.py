@@ -24,6 +24,7 @@ METRICS_OF: Mapping[Task, tuple[Metric, ...]] = {
     "classification": ("log_loss", "accuracy", "macro_f1"),
     "multilabel": ("log_loss", "macro_f1", "micro_f1", "mean_ap", "exact_match"),
 }
+TASK_WORDS: Mapping[str, str] = {"multilabel": "multi-label classification"}  # where the task's own name is not what people say
 # What these become where each picture has several numbers, which may have units of their own.
 METRICS_OF_SEVERAL: Mapping[Metric, Metric] = {"rmse": "nrmse", "mae": "nmae"}
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final

@@ -29,7 +29,8 @@ def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int) 
 
     The parts that the data come with are used where there are any; from the others a fifth is cut off for a test, and
     15 % of the rest for validation. Cuts are stratified: by class, or by value or tenth of the target's distribution for
-    a regression; where a picture has several numbers or labels, by what stands for them (``outline``). Pictures that belong together (``inspected.together``) are not parted by a cut.
+    a regression; where a picture has several numbers or labels, by the one number that stands for them (``outline``).
+    Pictures that belong together (``inspected.together``) are not parted by a cut.
 
     Raises:
         DataError: too many pictures belong together for three parts that share none.

@@ -163,7 +163,8 @@ def _plain(targets: pd.Series, told_as: str, *, some_missing: bool) -> Array:
     for row, value, listed in zip(targets.index.tolist(), targets, lists, strict=True):
         if isinstance(value, dict):
             raise DataError(
-                f"Row {row + 1} of {told_as} has {value!r} in {targets.name!r}; a target must be a number or a label, or a list of them."
+                f"Row {row + 1} of {told_as} has {value!r} in {targets.name!r}; "
+                f"a target must be a number or a label, or a list of them."
             )
         if any(lists) and not listed:
             raise DataError(f"Row {row + 1} of {told_as} has {value!r} in {targets.name!r}, where other rows have lists.")

@@ -88,7 +88,7 @@ def as_tuples(rows: Sequence[Json], told: Sequence[str], name: str) -> Array:
             continue
         entries = tuple(entry.item() if isinstance(entry, np.generic) else entry for entry in row)
         wrong = next((entry for entry in entries if not isinstance(entry, (str, int, float, bool))), None)
-        if wrong is not None or (len(entries) and None in entries):
+        if wrong is not None or None in entries:
             raise DataError(f"{told[place]} has {wrong!r} within its list in {name!r}; a list may hold numbers or labels.")
         tuples[place] = entries
     return tuples
@@ -133,7 +133,10 @@ def shown_targets(facts: Facts, targets: Array) -> list[Label]:
 def _shown_numbers(facts: Facts, targets: Floats) -> list[Label]:
     more = ", …" if len(facts.target_names) > _NAMED else ""
     return [
-        ", ".join(f"{name} {value_words(value)}" for name, value in zip(facts.target_names[:_NAMED], row, strict=False)) + more
+        ", ".join(
+            f"{name}\N{NO-BREAK SPACE}{value_words(value)}" for name, value in zip(facts.target_names[:_NAMED], row, strict=False)
+        )
+        + more
         for row in targets.tolist()
     ]
 
@@ -198,7 +201,8 @@ def _of_matrix(table: Table, matrix: Floats, names: tuple[str, ...], rows: Ints,
     if not zeros_and_ones:
         row, place = np.argwhere((matrix != 0) & (matrix != 1))[0]
         raise DataError(
-            f"{table.refs[row]} of {table.name} has {matrix[row, place]:g} in {names[place]!r}; columns of labels hold 0 and 1 alone."
+            f"{table.refs[row]} of {table.name} has {matrix[row, place]:g} in {names[place]!r}; "
+            f"columns of labels hold 0 and 1 alone."
         )
     # The columns of an array are known by their numbers, as scikit-learn knows them; those that the user named by their names.
     named = table.target_name == ", ".join(names)

@@ -65,7 +65,8 @@ class Forecast:
     """Predictions, and how sure they are."""
 
     raw: Array  # values (N,) or (N, targets), or probabilities (N, classes)
-    spread: Array  # (N,), or (N, targets) for several: standard deviations in the target's unit; zeros where no distribution is predicted
+    # (N,), or (N, targets) for several: standard deviations in the target's unit; zeros where no distribution is predicted
+    spread: Array
     uncalibrated: Array  # as ``raw``, but with every temperature at 1
 
 

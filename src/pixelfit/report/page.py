@@ -15,7 +15,7 @@ from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
 from pixelfit.report import charts, sureness
 from pixelfit.report.targets import View, by_metric, each_table, together_table, view_of
 from pixelfit.runs import RunFolder
-from pixelfit.types import METRICS_OF, Json
+from pixelfit.types import METRICS_OF, TASK_WORDS, Json
 from pixelfit.words import value_words
 
 _CURVES = 6
@@ -43,7 +43,7 @@ def page(folder: RunFolder) -> Page:
     weights = {member["trial"]: member["weight"] for member in predictor["members"]}
     drawn = {**drawing.charts, **_search_charts(trials, ranked_by), **sureness.sureness_charts(scores, facts)}
     sections = {
-        "title": f"{facts['data']}: image {task}",
+        "title": f"{facts['data']}: image {TASK_WORDS.get(task, task)}",
         "facts": facts,
         "further": view.further,
         "summary": _summary(scores, trials, weights, timeline, run, ranked_by, view),

@@ -54,7 +54,8 @@ def sureness_charts(scores: Json, facts: Json) -> dict[str, figure]:
 def coverage_caption(scores: Json) -> str:
     """What stands below the chart of the intervals' coverage."""
     where = "for each target" if scores.get("targets") else "over the range of the target"
-    return f"How often the interval held the true value, {where}; the dashed line is what was asked for, the bars are 95 % intervals."
+    asked = "the dashed line is what was asked for, the bars are 95 % intervals."
+    return f"How often the interval held the true value, {where}; {asked}"
 
 
 def _each_lead(parts: Sequence[Json]) -> str:
@@ -89,15 +90,15 @@ def _each_table(parts: Sequence[Json]) -> Json:
     return {
         "head": ["target", "held the true value", "95 % interval", "mean width", "width, one for all", "widths differ"],
         "rows": rows,
-        "note": f"Split-conformal intervals for {100 * first['coverage']:g} % on {first['calibrated_on']:,} validation pictures, calibrated "
-        "target by target; wider where the model is less sure, if that proved better there.",
+        "note": f"Split-conformal intervals for {100 * first['coverage']:g} % on {first['calibrated_on']:,} validation pictures, "
+        "calibrated target by target; wider where the model is less sure, if that proved better there.",
     }
 
 
 def _pairs_lead(reliability: Json) -> str:
     return (
-        "Of the labels that the model gives 80 %, 80 of 100 should be there. On the unseen pictures, over all pairs of picture and "
-        f"label, the two were {percent(reliability['error'])} apart on average (before calibration "
+        "Of the labels that the model gives 80 %, 80 of 100 should be there. On the unseen pictures, over all pairs of picture "
+        f"and label, the two were {percent(reliability['error'])} apart on average (before calibration "
         f"{percent(reliability['error_before'])})."
     )
 

@@ -72,9 +72,9 @@ def each_table(scores: Json) -> Json:
             "title": "Each label",
             "head": ["label", "pictures", "predicted", "precision", "recall", "F1", "average precision"],
             "rows": [_label_row(one) for one in scores["labels"]],
-            "note": "A label is predicted where its probability is at least 50 %. Precision is the share of these pictures that have "
-            "it, recall the share of those with the label that were found; average precision is the mean precision at the pictures "
-            "with the label, from the most to the least probable one.",
+            "note": "A label is predicted where its probability is at least 50 %. Precision is the share of these pictures that "
+            "have it, recall the share of those with the label that were found; average precision is the mean precision at the "
+            "pictures with the label, from the most to the least probable one.",
         }
     return None
 
@@ -248,8 +248,8 @@ VIEWS: Mapping[Kind, View] = {
         {"": "how frequent each label is"},
         {"mean_ap": "log_loss", "": "mean_ap"},
         _PROBABILITIES,
-        "Log loss is the mean over all pairs of picture and label. Macro F1 is the mean of the labels' F1 scores, micro F1 counts "
-        "all pairs together; an exact match is a picture with all its labels right and none wrong.",
+        "Log loss is the mean over all pairs of picture and label. Macro F1 is the mean of the labels' F1 scores, micro F1 "
+        "counts all pairs together; an exact match is a picture with all its labels right and none wrong.",
         lambda facts: f"{len(facts['classes'])} labels, several a picture",
         _draw_labels,
     ),
