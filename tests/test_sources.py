@@ -113,12 +113,6 @@ def test_two_columns_of_pictures_need_a_word(photos: pd.DataFrame, tmp_path: Pat
         load(photos, target="size", pictures="fiel")
 
 
-def test_targets_that_are_lists_are_refused_by_row(photos: pd.DataFrame) -> None:
-    photos["tags"] = [["a", "b"]] * 40
-    with pytest.raises(DataError, match=r"Row 1 of The DataFrame has \['a', 'b'\] in 'tags'"):
-        load(photos, target="tags")
-
-
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters='/\\:*?"<>|'), min_size=1, max_size=40
 )

@@ -41,7 +41,7 @@ def distribution(
     title: str,
     totals: Mapping[str, int] | None = None,
 ) -> figure:
-    """Share of pictures by target value or class, for each split; ``totals``: its pictures, where each may count several times."""
+    """Share of pictures by target value or class, for each split; ``totals``: its pictures, of which one may count twice."""
     shares = {name: np.array(values) / max(1, totals[name] if totals else sum(values)) for name, values in counts.items()}
     if edges is None:
         plot = _plot("label" if totals else "class", "share of the split", y_range=DataRange1d(start=0), x_range=list(labels))
