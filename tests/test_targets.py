@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -268,7 +269,7 @@ def test_rows_are_counted_and_groups_are_kept_whatever_the_targets(
     parts = (splits.train, splits.validation, splits.test.open())
     assert sorted(int(ref) for part in parts for ref in part.refs) == list(range(count))
     held = [{groups[int(ref)] for ref in part.refs} for part in parts]
-    assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
+    assert not any(one & other for one, other in itertools.combinations(held, 2))
     for part in parts:
         assert (part.targets == y[[int(ref) for ref in part.refs]]).all()
 
