@@ -172,8 +172,6 @@ def inspect(
     ] = None,
 ) -> None:
     """Look at SOURCE as a fit would, and say what is in it and what is wrong with it. Trains nothing."""
-    from dataclasses import asdict
-
     from pixelfit.options import checked_options
 
     options = checked_options(
@@ -190,7 +188,7 @@ def inspect(
         facts, splits = read(source, options, display)
     tell_all(facts, splits, display)
     if out is not None:
-        write_json(out, {"facts": asdict(facts), **describe(splits, facts)})
+        write_json(out, {"facts": facts.to_json(), **describe(splits, facts)})
         display.say(f"Wrote {out}.")
 
 

@@ -31,7 +31,7 @@ def inspect(table: Table, pictures: Pictures, task: Task | None, metric: Metric 
         metric: what the user wants trials ranked by, or None for the task's own.
 
     Returns:
-        The facts, a number for each readable picture as its target, and which pictures must not be parted.
+        The facts, the targets of each readable picture as numbers, and which pictures must not be parted.
 
     Raises:
         DataError: fewer than ten pictures, a target that is not a number, one class or one value only.
