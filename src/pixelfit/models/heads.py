@@ -404,6 +404,10 @@ def temperature_for(head: Head, outputs: torch.Tensor, targets: Array) -> float:
     1 for a head over values, which predicts no distribution, and for a histogram: spreading its probability over
     all bins draws the mean to the middle of the range. For the angles by which 2,500 digits were turned, the likeliest
     temperature, 2.1, took RMSE on others from 0.57 to 0.62 standard deviations (one run).
+
+    Of several labels, too, the targets are taken as they are. Platt's cautious ones (1999) made labels that 72 validation
+    pictures tell apart less sure than they are: log loss on 4,000 others 0.047, 0.092 and 0.092, instead of 0.015, 0.056 and
+    0.059 (synthetic strokes and squares, three seeds).
     """
     if head.name not in _TEMPERED:
         return 1.0

@@ -49,6 +49,7 @@ def page(folder: RunFolder) -> Page:
         "summary": _summary(scores, trials, weights, timeline, run, ranked_by, view),
         "sureness": sureness.sureness_section(scores),
         "coverage_caption": sureness.coverage_caption(scores),
+        "reliability_caption": sureness.reliability_caption(scores),
         "scores": _score_rows(scores),
         "score_note": view.note,
         "each": each_table(scores),

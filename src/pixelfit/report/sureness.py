@@ -58,6 +58,15 @@ def coverage_caption(scores: Json) -> str:
     return f"How often the interval held the true value, {where}; {asked}"
 
 
+def reliability_caption(scores: Json) -> str:
+    """What stands below the chart of the reliability."""
+    if scores["task"] == "multilabel":
+        what = "A label's probability against the share of test pictures that have it; larger dots stand for more pairs."
+    else:
+        what = "Sureness against the share of right predictions on the test set; larger dots stand for more pictures."
+    return f"{what} On the dashed line the model is as sure as it should be."
+
+
 def _each_lead(parts: Sequence[Json]) -> str:
     if not parts:
         return _interval_lead(None)
