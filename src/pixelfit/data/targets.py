@@ -185,7 +185,11 @@ def _matrix(table: Table, task: Task | None) -> tuple[Floats | None, tuple[str, 
 
 def _of_matrix(table: Table, matrix: Floats, names: tuple[str, ...], rows: Ints, task: Task | None) -> Understood:
     zeros_and_ones = _zeros_and_ones(matrix)
-    what = f"{table.target_name!r} holds {len(names)} {'zeros or ones' if zeros_and_ones else 'numbers'} a picture"
+    named = table.target_name == ", ".join(names)
+    things = "zeros and ones" if zeros_and_ones else "numbers"
+    what = (
+        f"{len(names)} columns of {things} are named" if named else f"{table.target_name!r} holds {len(names)} {things} a picture"
+    )
     inferred: Task = "multilabel" if zeros_and_ones else "regression"
     chosen: Task = "multilabel" if task == "classification" else task or inferred
     reason = _reason(task, chosen, inferred, what)
@@ -205,7 +209,6 @@ def _of_matrix(table: Table, matrix: Floats, names: tuple[str, ...], rows: Ints,
             f"columns of labels hold 0 and 1 alone."
         )
     # The columns of an array are known by their numbers, as scikit-learn knows them; those that the user named by their names.
-    named = table.target_name == ", ".join(names)
     classes: tuple[Label, ...] = names if named else tuple(range(matrix.shape[1]))
     return Understood(chosen, reason, matrix[rows].astype(np.int64), classes=classes)
 
