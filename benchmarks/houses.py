@@ -63,7 +63,7 @@ def main() -> None:
 
 def _folds(path: Path) -> Array:
     """The fold of each row, such that pictures that belong together share one, and prices are spread evenly."""
-    table = load_table(path, Columns(_TARGET), data_dir=None, progress=Silent())
+    table = load_table(path, Columns((_TARGET,)), data_dir=None, progress=Silent())
     inspected = inspect(table, decode(table, Silent()), "regression")
     _, first, group = np.unique(inspected.together, return_index=True, return_inverse=True)
     rng = np.random.default_rng(0)

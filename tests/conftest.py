@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -56,6 +57,59 @@ def regression_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def classification_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _finished("classification", tmp_path_factory.mktemp("runs"), task="classification")
+
+
+def blobs(count: int, *, side: int = 12, seed: int = 0) -> tuple[Array, Array]:
+    """Pictures of a bright blob, and its column, row and radius (the last times 10), shape (N, 3)."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(3, side - 3, (2, count))
+    radius = rng.uniform(1.5, 3.5, count)
+    down, right = np.mgrid[:side, :side]
+    away = (right - x[:, None, None]) ** 2 + (down - y[:, None, None]) ** 2
+    pictures = 200 * np.exp(-2 * away / radius[:, None, None] ** 2) + rng.integers(0, 30, (count, side, side))
+    return pictures.astype(np.uint8)[..., None], np.column_stack([x, y, 10 * radius])
+
+
+def strokes(count: int, *, side: int = 12, seed: int = 0) -> tuple[Array, Array]:
+    """Pictures that may have a level stroke, an upright one and a bright ground, and which of these they have, (N, 3)."""
+    rng = np.random.default_rng(seed)
+    has = (rng.random((count, 3)) < [0.6, 0.4, 0.25]).astype(np.int64)
+    pictures = rng.integers(0, 40, (count, side, side))
+    for picture, (level, upright, bright) in zip(pictures, has, strict=True):
+        row, column = rng.integers(0, side - 2, 2)
+        picture[row : row + 2, :] += 100 * level
+        picture[:, column : column + 2] += 100 * upright
+        picture[:] += 50 * bright
+    return np.minimum(pictures, 255).astype(np.uint8)[..., None], has
+
+
+STROKES = ("level", HOSTILE, "bright")
+
+
+@pytest.fixture(scope="session")
+def numbers_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on a table with three columns of numbers."""
+    tmp = tmp_path_factory.mktemp("numbers")
+    pictures, targets = blobs(200)
+    files = []
+    for number, picture in enumerate(pictures):
+        files.append(tmp / f"{number}.png")
+        Image.fromarray(picture[..., 0]).save(files[-1])
+    frame = pd.DataFrame(
+        {"file": [str(file) for file in files], "x": targets[:, 0], "y, down": targets[:, 1], HOSTILE: targets[:, 2]}
+    )
+    frame.to_csv(tmp / "blobs.csv", index=False)
+    options = checked_options(target=["x", "y, down", HOSTILE], folds=1, trials=4, steps=40, out=tmp / "run")
+    return fit(tmp / "blobs.csv", options, progress=Silent())
+
+
+@pytest.fixture(scope="session")
+def labels_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on lists of labels."""
+    pictures, has = strokes(200)
+    tags = [[name for name, there in zip(STROKES, row, strict=True) if there] for row in has]
+    options = checked_options(folds=1, trials=4, steps=40, out=tmp_path_factory.mktemp("labels") / "run")
+    return fit((pictures, tags), options, progress=Silent())
 
 
 @pytest.fixture(scope="session")

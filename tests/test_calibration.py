@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_models import prepared, trained
 
+from pixelfit.answers import sharpened
 from pixelfit.calibration import ensemble_temperature
 from pixelfit.metrics import log_loss
 from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model, Preparation
-from pixelfit.predictor import sharpened
 from pixelfit.search.space import build_space
 from pixelfit.training.pace import Pace
 from pixelfit.types import Examples

@@ -22,7 +22,7 @@ from pixelfit.types import Array, Columns, Facts, PictureSpec, Splits, Table
 
 
 def load(source, target: str | None = None, **more) -> Table:
-    return load_table(source, Columns(target), data_dir=None, progress=Silent(), **more)
+    return load_table(source, Columns((target,) if target else ()), data_dir=None, progress=Silent(), **more)
 
 
 def looked_at(source, task=None, target: str | None = None) -> tuple[Table, Facts, Array]:

@@ -112,7 +112,8 @@ def test_bad_options_are_named(parameters, message: str) -> None:
         (bars(60)[0], np.ones(60), "Every target"),
         (bars(60)[0], np.array(["a"] * 60), r"row 0 of arrays has 'a' in 'y', which is no number"),
         (bars(1)[0], np.array([1.0]), r"1 picture\(s\)"),
-        (bars(60)[0], np.ones((60, 2)), r"its shape is \(60, 2\)"),
+        (bars(60)[0], np.ones((60, 2)), "Every target in 'y_0' of arrays is 1"),
+        (bars(60)[0], np.ones((60, 2, 2)), r"its shape is \(60, 2, 2\)"),
         (bars(60)[0], None, "y must have one target a picture"),
     ],
 )

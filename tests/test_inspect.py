@@ -26,7 +26,7 @@ from pixelfit.types import UNNAMED, Array, Columns, Facts, Finding, Inspected
 
 
 def inspected(source, target: str | None = None, task=None) -> Inspected:
-    table = load_table(source, Columns(target), data_dir=None, progress=Silent())
+    table = load_table(source, Columns((target,) if target else ()), data_dir=None, progress=Silent())
     return inspect(table, decode(table, Silent(), most_left_out=1.0), task)
 
 

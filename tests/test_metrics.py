@@ -56,6 +56,67 @@ def test_bootstrap_repeats_with_its_seed(regression_run: Run, rng: np.random.Gen
     assert once != other
 
 
+def test_metrics_of_several_numbers_agree_with_scikit_learn(numbers_run: Run, rng: np.random.Generator) -> None:
+    targets = rng.normal(size=(300, 3)) * [1, 10, 1000]
+    predictions = targets + rng.normal(size=(300, 3)) * [0.3, 2, 900]
+    scales = targets.std(axis=0)
+    errors = reference.mean_squared_error(targets, predictions, multioutput="raw_values") / targets.var(axis=0)
+    assert metrics.nrmse(targets, predictions, scales) == pytest.approx(np.sqrt(errors.mean()))
+    far = reference.mean_absolute_error(targets, predictions, multioutput="raw_values") / scales
+    assert metrics.nmae(targets, predictions, scales) == pytest.approx(far.mean())
+    assert metrics.mean_r2(targets, predictions) == pytest.approx(reference.r2_score(targets, predictions))
+    for place, each in enumerate(metrics.measure_each(targets, predictions, seed=0)):
+        alone = replace(numbers_run.facts, target_names=())
+        expected = metrics.measure_with_intervals(alone, targets[:, place], predictions[:, place], seed=0)
+        assert each == {name: expected[name] for name in ("rmse", "mae", "r2")}
+
+
+@pytest.mark.parametrize("frequency", [[0.5, 0.2, 0.05, 0.9], [0.5, 0.2, 0.0, 1.0]], ids=["mixed", "none and all"])
+def test_metrics_of_several_labels_agree_with_scikit_learn(frequency: list[float], rng: np.random.Generator) -> None:
+    targets = (rng.random((300, 4)) < frequency).astype(int)
+    shares = np.round(np.clip(0.4 * targets + rng.random((300, 4)) * 0.6, 0.01, 0.99), 1)  # rounded, so that there are ties
+    said = (shares >= 0.5).astype(int)
+    losses = [reference.log_loss(targets[:, place], shares[:, place], labels=[0, 1]) for place in range(4)]
+    assert metrics.label_log_loss(targets, shares) == pytest.approx(np.mean(losses))
+    present = np.flatnonzero((targets + said).any(axis=0))
+    macro = reference.f1_score(targets[:, present], said[:, present], average="macro")
+    assert metrics.label_macro_f1(targets, shares) == pytest.approx(macro)
+    assert metrics.label_micro_f1(targets, shares) == pytest.approx(reference.f1_score(targets, said, average="micro"))
+    assert metrics.exact_match(targets, shares) == reference.accuracy_score(targets, said)
+    had = np.flatnonzero(targets.any(axis=0))
+    each = [reference.average_precision_score(targets[:, place], shares[:, place]) for place in had]
+    np.testing.assert_allclose(metrics.average_precisions(targets, shares)[had], each)
+    assert metrics.mean_ap(targets, shares) == pytest.approx(np.mean(each))
+    rows = rng.integers(300, size=300)
+    assert metrics.resampled_mean_ap(targets, shares)(rows) == pytest.approx(metrics.mean_ap(targets[rows], shares[rows]))
+    figures = reference.precision_recall_fscore_support(targets, said, zero_division=0)
+    for place, one in enumerate(metrics.label_scores("abcd", targets, shares)):
+        assert (one.label, one.rows, one.predicted) == ("abcd"[place], targets[:, place].sum(), said[:, place].sum())
+        assert [one.precision or 0.0, one.recall or 0.0, one.f1 or 0.0] == pytest.approx([each[place] for each in figures[:3]])
+        assert (one.recall is None) == (one.rows == 0) == (one.average_precision is None)
+
+
+def test_without_any_label_metrics_are_numbers() -> None:
+    none, low = np.zeros((20, 3), dtype=int), np.full((20, 3), 0.1)
+    for metric in (metrics.label_macro_f1, metrics.label_micro_f1, metrics.mean_ap):
+        assert metric(none, low) == 0.0
+    assert metrics.exact_match(none, low) == 1.0
+
+
+def test_calibration_error_of_labels_is_over_all_pairs(rng: np.random.Generator) -> None:
+    shares = rng.random((500, 3))
+    targets = (rng.random((500, 3)) < shares**2).astype(int)
+    edges = np.linspace(0, 1, 16)
+    places = np.digitize(shares.ravel(), edges[1:-1], right=True)
+    expected = sum(
+        (places == place).mean() * abs(targets.ravel()[places == place].mean() - shares.ravel()[places == place].mean())
+        for place in range(15)
+    )
+    bins = metrics.label_reliability_bins(targets, shares)
+    assert sum(one.rows for one in bins) == 1500
+    assert metrics.calibration_error(bins) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
@@ -70,12 +131,18 @@ def test_shown_as_people_read_it(name: str, value: float, text: str) -> None:
     assert metrics.shown(name, value) == text
 
 
-def test_row_losses_add_up_to_the_ranking_metric(regression_run: Run, classification_run: Run, rng: np.random.Generator) -> None:
+def test_row_losses_add_up_to_the_ranking_metric(
+    regression_run: Run, classification_run: Run, numbers_run: Run, labels_run: Run, rng: np.random.Generator
+) -> None:
     values, classes = rng.normal(size=80), rng.integers(0, 2, 80)
+    several, labels = rng.normal(size=(80, 3)), rng.integers(0, 2, (80, 3))
     for facts, targets, predictions in (
         (regression_run.facts, values, values + rng.normal(size=80)),
         (replace(regression_run.facts, metric="mae"), values, values + rng.normal(size=80)),
         (classification_run.facts, classes, rng.dirichlet(np.ones(2), 80)),
+        (numbers_run.facts, several, several + rng.normal(size=(80, 3))),
+        (replace(numbers_run.facts, metric="nmae"), several, several + rng.normal(size=(80, 3))),
+        (labels_run.facts, labels, rng.random((80, 3))),
     ):
         losses = metrics.row_losses(facts, targets, predictions)
         assert losses.shape == (80,)

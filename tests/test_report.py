@@ -131,7 +131,9 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_in_a_browser(width: int, chromium: str, classification_run: Run, regression_run: Run, tmp_path: Path) -> None:
+def test_in_a_browser(
+    width: int, chromium: str, classification_run: Run, regression_run: Run, numbers_run: Run, labels_run: Run
+) -> None:
     from playwright.sync_api import sync_playwright
 
     switches = [
@@ -143,7 +145,7 @@ def test_in_a_browser(width: int, chromium: str, classification_run: Run, regres
     ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=switches)
-        for run, charts in ((regression_run, 7), (classification_run, 4)):
+        for run, charts in ((regression_run, 7), (classification_run, 4), (numbers_run, 9), (labels_run, 4)):
             page = browser.new_page(viewport={"width": width, "height": 900})
             requests: list[str] = []
             complaints: list[str] = []
@@ -166,6 +168,8 @@ def test_in_a_browser(width: int, chromium: str, classification_run: Run, regres
 def test_the_command_that_repeats_a_run_can_be_typed_again() -> None:
     run = {"source": "my pictures", "options": {"task": None, "budget": 90.0, "distill": True, "seed": 0, "out": "here"}}
     assert _command(run) == "pixelfit fit 'my pictures' --budget 90s --distill --seed 0"
+    run["options"]["target"] = ["a, b", "c"]
+    assert "--target 'a, b' --target c" in _command(run)
     run["options"]["distill"] = False
     assert "--distill" not in _command(run)
     assert "--seed 0" in _command(run)

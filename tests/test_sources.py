@@ -29,7 +29,7 @@ from pixelfit.types import Columns, Facts, Splits, Table
 
 
 def load(source, target: str | None = None, pictures: str | None = None, group: str | None = None, test=None) -> Table:
-    return load_table(source, Columns(target, pictures, group), data_dir=None, progress=Silent(), test=test)
+    return load_table(source, Columns((target,) if target else (), pictures, group), data_dir=None, progress=Silent(), test=test)
 
 
 def splits_of(table: Table, seed: int = 0) -> tuple[Facts, Splits]:
@@ -111,12 +111,6 @@ def test_two_columns_of_pictures_need_a_word(photos: pd.DataFrame, tmp_path: Pat
     assert load(photos, target="size", pictures="file").refs[0] == "photos/0.png"
     with pytest.raises(OptionError, match=r"--pictures 'fiel' is no column of The DataFrame"):
         load(photos, target="size", pictures="fiel")
-
-
-def test_targets_that_are_lists_are_refused_by_row(photos: pd.DataFrame) -> None:
-    photos["tags"] = [["a", "b"]] * 40
-    with pytest.raises(DataError, match=r"Row 1 of The DataFrame has \['a', 'b'\] in 'tags'"):
-        load(photos, target="tags")
 
 
 NAMES = st.text(

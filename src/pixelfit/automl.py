@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixelfit import report
@@ -15,6 +15,7 @@ from pixelfit.data.named import references_for
 from pixelfit.data.sources import Source, load_table
 from pixelfit.data.split import split
 from pixelfit.data.store import decode
+from pixelfit.data.targets import development_scales
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import combine, together
 from pixelfit.environment import environment
@@ -96,7 +97,9 @@ def read(source: Source, options: FitOptions, progress: Progress) -> tuple[Facts
     table = load_table(source, options.columns, data_dir=options.data_dir, progress=progress, test=options.test)
     pictures = decode(table, progress, most_left_out=options.most_left_out)
     inspected = inspect(table, pictures, options.task, options.metric)
-    return inspected.facts, split(table, pictures, inspected, seed=options.seed, folds=options.folds_wanted)
+    splits = split(table, pictures, inspected, seed=options.seed, folds=options.folds_wanted)
+    scales = development_scales(inspected.facts, [part.targets for part in splits.development.values()])
+    return replace(inspected.facts, target_scales=scales), splits
 
 
 def _limits(options: FitOptions) -> Limits:
@@ -120,7 +123,7 @@ def _save_results(
     folder: RunFolder, trials: Sequence[Trial], final: Calibrated, evaluation: Evaluation, facts: Facts, splits: Splits
 ) -> None:
     """The final model, and everything that the report shows of it."""
-    predictor = final.predictor
+    predictor, answers = final.predictor, final.predictor.answers
     predictor.save(folder.model_folder)
     folder.write_leaderboard(trials, facts.metric, predictor.trial_weights())
     for name, examples, forecast in (
@@ -128,6 +131,7 @@ def _save_results(
         ("test", evaluation.examples, evaluation.forecast),
     ):
         sureness = predictor.sureness_columns(forecast, COVERAGE) if predictor.allows(COVERAGE) else {}
-        folder.write_predictions(name, facts, examples, forecast.raw, sureness)
+        columns = [*answers.known(examples.targets), *answers.said(forecast.raw, alone=False), *sureness.items()]
+        folder.write_predictions(name, [("picture", examples.refs), *columns, *answers.shares(forecast.raw)])
     shown = [*samples(splits.train, facts), *found(splits, facts), *evaluation.worst]
     folder.write_pictures(shown, facts.spec)

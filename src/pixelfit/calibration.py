@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pixelfit import metrics
-from pixelfit.conformal import Intervals, Sets
+from pixelfit.answers import sharpened, sharpened_odds
+from pixelfit.conformal import Intervals, Sets, SeveralIntervals
 from pixelfit.models.heads import TEMPERATURES
-from pixelfit.predictor import Predictor, sharpened
+from pixelfit.predictor import Predictor
 from pixelfit.runs import RunFolder
-from pixelfit.types import Examples, Floats, Forecast, Ints
+from pixelfit.types import Array, Examples, Floats, Forecast, Ints, Kind
 
 _FEWEST_ROWS = 30  # fewer would set the temperature by a picture or two
 
@@ -27,7 +29,7 @@ class Calibrated:
 
     predictor: Predictor
     on_validation: Forecast
-    constant: Intervals | None
+    constant: Intervals | SeveralIntervals | None
 
 
 def calibrated_predictor(predictor: Predictor, validation: Examples, folder: RunFolder) -> Calibrated:
@@ -36,15 +38,39 @@ def calibrated_predictor(predictor: Predictor, validation: Examples, folder: Run
     With several folds what is calibrated on are each picture's predictions by the models that have not seen it, as in cross
     conformal prediction (Vovk 2015). The final mean over all folds' models errs a little less, which errs on the safe side.
     """
-    forecast = _on_held_out(predictor, validation, folder)
-    targets = validation.targets
-    if predictor.task == "regression":
-        intervals = Intervals.fit(targets, forecast.raw, forecast.spread)
-        return Calibrated(replace(predictor, conformal=intervals), forecast, Intervals.constant(targets, forecast.raw))
+    return _CALIBRATIONS[predictor.kind](predictor, validation.targets, _on_held_out(predictor, validation, folder))
+
+
+def _number(predictor: Predictor, targets: Floats, forecast: Forecast) -> Calibrated:
+    intervals = Intervals.fit(targets, forecast.raw, forecast.spread)
+    return Calibrated(replace(predictor, conformal=intervals), forecast, Intervals.constant(targets, forecast.raw))
+
+
+def _numbers(predictor: Predictor, targets: Floats, forecast: Forecast) -> Calibrated:
+    intervals = SeveralIntervals.fit(targets, forecast.raw, forecast.spread)
+    return Calibrated(replace(predictor, conformal=intervals), forecast, SeveralIntervals.constant(targets, forecast.raw))
+
+
+def _label(predictor: Predictor, targets: Ints, forecast: Forecast) -> Calibrated:
     temperature = ensemble_temperature(targets, forecast.raw)
     forecast = replace(forecast, raw=sharpened(forecast.raw, temperature))
     sets = Sets.fit(targets, forecast.raw)
     return Calibrated(replace(predictor, temperature=temperature, conformal=sets), forecast, None)
+
+
+def _labels(predictor: Predictor, targets: Ints, forecast: Forecast) -> Calibrated:
+    temperature = ensemble_temperature(targets, forecast.raw, metrics.label_surprises, sharpened_odds)
+    return Calibrated(
+        replace(predictor, temperature=temperature), replace(forecast, raw=sharpened_odds(forecast.raw, temperature)), None
+    )
+
+
+_CALIBRATIONS: Mapping[Kind, Callable[[Predictor, Array, Forecast], Calibrated]] = {
+    "number": _number,
+    "numbers": _numbers,
+    "label": _label,
+    "labels": _labels,
+}
 
 
 def _on_held_out(predictor: Predictor, validation: Examples, folder: RunFolder) -> Forecast:
@@ -54,13 +80,18 @@ def _on_held_out(predictor: Predictor, validation: Examples, folder: RunFolder) 
     return predictor.mixed([(weight, folder.validation_forecast(trial)) for trial, weight in predictor.trial_weights().items()])
 
 
-def ensemble_temperature(targets: Ints, probabilities: Floats) -> float:
-    """The temperature under which the targets (N,) are most likely, where it gains more than one standard error; or 1.
+def ensemble_temperature(
+    targets: Ints,
+    probabilities: Floats,
+    surprises: Callable[[Ints, Floats], Array] = metrics.surprises,
+    sharpen: Callable[[Floats, float], Floats] = sharpened,
+) -> float:
+    """The temperature under which the targets are most likely, where it gains more than one standard error; or 1.
 
     A mean of calibrated models is often not sure enough (Rahaman & Thiery 2021).
     """
-    before = metrics.surprises(targets, probabilities)
-    losses = [metrics.surprises(targets, sharpened(probabilities, temperature)) for temperature in TEMPERATURES]
+    before = surprises(targets, probabilities)
+    losses = [surprises(targets, sharpen(probabilities, temperature)) for temperature in TEMPERATURES]
     if len(targets) < _FEWEST_ROWS:
         return 1.0
     best = int(np.argmin([each.mean() for each in losses]))

@@ -35,7 +35,8 @@ cache_app = typer.Typer(help="What pixelfit keeps on disk between runs.", no_arg
 app.add_typer(cache_app, name="cache")
 
 TaskOption = Annotated[
-    Literal["regression", "classification"] | None, typer.Option(help="Force the task; otherwise it is inferred from the target.")
+    Literal["regression", "classification", "multilabel"] | None,
+    typer.Option(help="Force the task; otherwise it is inferred from the target."),
 ]
 BudgetOption = Annotated[str | None, typer.Option(help="Time for the whole command, such as 90s, 10m or 1h30m. Default: 10m.")]
 TrialsOption = Annotated[
@@ -43,7 +44,7 @@ TrialsOption = Annotated[
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Training steps of each trial, instead of what its time allows.")]
 MetricOption = Annotated[
-    Literal["rmse", "mae", "log_loss", "accuracy", "macro_f1"] | None,
+    Literal["rmse", "mae", "log_loss", "accuracy", "macro_f1", "micro_f1", "mean_ap", "exact_match"] | None,
     typer.Option(help="What trials are ranked by. Default: rmse for numbers, log_loss for labels."),
 ]
 LatencyOption = Annotated[
@@ -66,7 +67,9 @@ FoldsOption = Annotated[
     typer.Option(help="Folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few."),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
-TargetOption = Annotated[str | None, typer.Option(help="A table's column of targets.")]
+TargetOption = Annotated[
+    list[str] | None, typer.Option(help="A table's column of targets; several times for several numbers a picture.")
+]
 PicturesOption = Annotated[str | None, typer.Option(help="A table's column of paths, if there are several.")]
 GroupOption = Annotated[
     str | None, typer.Option(help="A table's column that names what belongs together, such as patients; no split parts them.")
@@ -89,6 +92,7 @@ SourceArgument = Annotated[
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
 CACHED = {"stores": "decoded pictures", "archives": "unpacked archives", "mnist": "downloaded data"}
 LEADERBOARD_SHOWN = ("rank", "trial", "family", "head", "state", "weight", "epochs", "seconds")
+LEADERBOARD_METRICS = ("val_r2", "val_rounded_accuracy", "val_accuracy", "val_mean_r2", "val_mean_ap")  # beside the first
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -183,8 +187,6 @@ def inspect(
     ] = None,
 ) -> None:
     """Look at SOURCE as a fit would, and say what is in it and what is wrong with it. Trains nothing."""
-    from dataclasses import asdict
-
     from pixelfit.options import checked_options
 
     options = checked_options(
@@ -201,7 +203,7 @@ def inspect(
         facts, splits = read(source, options, display)
     tell_all(facts, splits, display)
     if out is not None:
-        write_json(out, {"facts": asdict(facts), **describe(splits, facts)})
+        write_json(out, {"facts": facts.to_json(), **describe(splits, facts)})
         display.say(f"Wrote {out}.")
 
 
@@ -243,11 +245,10 @@ def predict(
     sureness = {} if coverage is None else predictor.sureness_columns(forecast, coverage)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["picture", predictor.target_name, *sureness, *(f"p_{label}" for label in predictor.classes or ())])
-    labels = predictor.labels(forecast.raw).tolist()
-    for place, (path, label, row) in enumerate(zip(images, labels, forecast.raw, strict=True)):
-        shares = [f"{share:.6g}" for share in row] if predictor.classes else []
-        table.writerow([path, label, *(column[place] for column in sureness.values()), *shares])
+    answers = predictor.answers
+    columns = [*answers.said(forecast.raw, alone=True), *sureness.items(), *answers.shares(forecast.raw)]
+    table.writerow(["picture", *(header for header, _ in columns)])
+    table.writerows(zip(images, *(values for _, values in columns), strict=True))
     if out is None:
         typer.echo(text.getvalue(), nl=False)
     else:
@@ -272,7 +273,7 @@ def leaderboard(run: RunArgument) -> None:
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     metric = f"val_{rows[0]['ranked_by']}"
-    others = [name for name in rows[0] if name in ("val_r2", "val_rounded_accuracy", "val_accuracy") and name != metric]
+    others = [name for name in rows[0] if name in LEADERBOARD_METRICS and name != metric]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in (*LEADERBOARD_SHOWN, metric, *others):
         table.add_column(name.removeprefix("val_"), justify="left" if name in ("family", "head", "state") else "right")
@@ -366,6 +367,7 @@ def _print_result(console: Console, run: Run) -> None:
         table.add_row(TITLES[name], shown(name, interval.value), f"{low} – {high}", shown(name, run.scores.baseline[name].value))
     console.print()
     console.print(table)
+    _print_each(console, run)
     for line in sureness_lines(run.scores):
         console.print(Text(line))
     console.print()
@@ -380,6 +382,27 @@ def _print_result(console: Console, run: Run) -> None:
     console.print(Text(f"Report:  {run.folder.report_file}"), soft_wrap=True)
     console.print(Text(f"Predict: pixelfit predict {run.folder.path} IMAGE..."), soft_wrap=True)
     console.print(Text(f"Took {clock(run.wall_s)}, {len(run.trials)} trials."))
+
+
+def _print_each(console: Console, run: Run) -> None:
+    """A table with a line for each of several numbers or labels a picture; nothing for other runs."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from pixelfit.display import each_table
+
+    head, rows, left_out = each_table(run.scores)
+    if not rows:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print()
+    console.print(table)
+    if left_out:
+        console.print(f"... and {left_out:,} more in the report")
 
 
 def _short(text: str) -> str:

@@ -116,7 +116,37 @@ class Sets:
         return inside
 
 
-Conformal: TypeAlias = Intervals | Sets
+@dataclass(frozen=True)
+class SeveralIntervals:
+    """Prediction intervals around several numbers a picture, each target's calibrated for itself.
+
+    The coverage is that of each target, not of all at once: how often all of a picture's intervals hold together is not promised.
+    """
+
+    each: tuple[Intervals, ...]
+
+    @property
+    def scores(self) -> Floats:
+        """Those of the first target, of which all have as many."""
+        return self.each[0].scores
+
+    @staticmethod
+    def constant(targets: Floats, values: Floats) -> SeveralIntervals:
+        """Intervals of one width for every picture; targets and values are of shape (N, targets)."""
+        return SeveralIntervals(tuple(map(Intervals.constant, targets.T, values.T)))
+
+    @staticmethod
+    def fit(targets: Floats, values: Floats, spread: Floats) -> SeveralIntervals:
+        """Each target's intervals as ``Intervals.fit`` makes them, from arrays of shape (N, targets)."""
+        return SeveralIntervals(tuple(map(Intervals.fit, targets.T, values.T, spread.T)))
+
+    def around(self, values: Floats, spread: Floats, coverage: float) -> Floats:
+        """Lower and upper ends, shape (N, targets, 2); raises DataError as ``quantile`` does."""
+        pieces = zip(self.each, values.T, spread.T, strict=True)
+        return np.stack([each.around(value, apart, coverage) for each, value, apart in pieces], axis=1)
+
+
+Conformal: TypeAlias = Intervals | Sets | SeveralIntervals
 
 
 def interval_score(targets: Floats, ends: Floats, coverage: float) -> float:

@@ -15,6 +15,8 @@ from pixelfit.metrics import TITLES, percent, shown
 from pixelfit.types import Scores, Trial
 
 _REFRESH = 4  # a second: more would take time from training
+_MOST_ROWS = 12  # of several targets or labels
+LABEL_HEAD = ("label", "pictures", "precision", "recall", "F1", "average precision")
 _LEAST_COUNTED = 200  # pieces: less work is over before a bar could be read
 
 
@@ -95,7 +97,7 @@ class Display:
 def scored(trial: Trial) -> str:
     """A trial's validation metrics in a line, the one that ranks first."""
     first = next(iter(trial.metrics))
-    others = [name for name in ("accuracy", "r2") if name in trial.metrics and name != first]
+    others = [name for name in ("accuracy", "r2", "mean_r2", "mean_ap") if name in trial.metrics and name != first]
     return ", ".join(f"{TITLES[name]} {shown(name, trial.metrics[name])}" for name in (first, *others))
 
 
@@ -104,6 +106,8 @@ def sureness_lines(scores: Scores) -> list[str]:
     if scores.reliability is not None:
         error, before = scores.reliability.error, scores.reliability.error_before
         return [f"Calibration error {percent(error)} ({percent(before)} before calibration)"]
+    if scores.targets:
+        return _coverage_of_each(scores)
     if scores.intervals is None:
         return []
     part = scores.intervals
@@ -111,6 +115,40 @@ def sureness_lines(scores: Scores) -> list[str]:
         f"{100 * part.coverage:g} % intervals: covered {percent(part.covered.value)} of the unseen pictures, "
         f"mean width {shown('mae', part.mean_width)}"
     ]
+
+
+def _coverage_of_each(scores: Scores) -> list[str]:
+    parts = [one.intervals for one in scores.targets if one.intervals is not None]
+    if not parts:
+        return []
+    shares = [part.covered.value for part in parts]
+    return [
+        f"{100 * parts[0].coverage:g} % intervals, each target for itself: covered {percent(min(shares))} to "
+        f"{percent(max(shares))} of the unseen pictures"
+    ]
+
+
+def each_table(scores: Scores) -> tuple[tuple[str, ...], list[tuple[str, ...]], int]:
+    """For several numbers or labels a picture: a head, a row of figures for each, and how many more there are than shown."""
+    targets = [
+        (
+            one.name,
+            *(shown(name, one.test[name].value) for name in ("rmse", "mae", "r2")),
+            shown("rmse", one.baseline["rmse"].value),
+        )
+        for one in scores.targets
+    ]
+    labels = [
+        (str(one.label), f"{one.rows:,}", *map(_share, (one.precision, one.recall, one.f1, one.average_precision)))
+        for one in scores.labels
+    ]
+    head = ("target", "RMSE", "MAE", "R²", "baseline's RMSE") if targets else LABEL_HEAD
+    rows: list[tuple[str, ...]] = [*targets, *labels]
+    return head, rows[:_MOST_ROWS], max(0, len(rows) - _MOST_ROWS)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)
 
 
 def clock(seconds: float) -> str:

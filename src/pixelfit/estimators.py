@@ -34,7 +34,8 @@ class _ImageEstimator(BaseEstimator):
         trials: number of trials; without ``budget`` the fit then repeats exactly.
         steps: training steps of each trial, instead of what its time allows.
         metric: what trials are ranked by: ``"rmse"`` (default) or ``"mae"``; for classes ``"log_loss"`` (default),
-            ``"accuracy"`` or ``"macro_f1"``.
+            ``"accuracy"`` or ``"macro_f1"``; for several labels a picture ``"log_loss"`` (default), ``"macro_f1"``,
+            ``"micro_f1"``, ``"mean_ap"`` or ``"exact_match"``.
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
         folds: folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few.
@@ -89,7 +90,7 @@ class _ImageEstimator(BaseEstimator):
         X: object,
         y: object = None,
         *,
-        target: str | None = None,
+        target: str | Sequence[str] | None = None,
         pictures: str | None = None,
         group: str | None = None,
         test: object = None,
@@ -101,8 +102,9 @@ class _ImageEstimator(BaseEstimator):
             X: pictures as an array of shape (N, H, W) or (N, H, W, C), uint8 or float, or a list of N paths; or,
                 without ``y``, anything that ``pixelfit fit`` takes (a folder, a table's file, an archive, a data set's
                 name), a pandas DataFrame with a column of paths, or a ``Dataset`` of the package ``datasets``.
-            y: N targets.
-            target: the target column of a table.
+            y: N targets; for a regressor also (N, T), several numbers a picture; for a classifier also (N, labels) of 0 and 1,
+                or a list of labels for each picture.
+            target: the target column of a table, or several columns of numbers.
             pictures: its column of paths.
             group: its column that names what belongs together and must not be parted by a split.
             test: a source like X, or a pair like ``(X, y)``, whose pictures are the test set.
@@ -141,7 +143,7 @@ class _ImageEstimator(BaseEstimator):
         return self
 
     def predict(self, X: object) -> Array:
-        """Predictions, shape (N,); X is an array of pictures or a list of paths."""
+        """Predictions for an array of pictures or a list of paths, shape (N,); several numbers or labels are a column each."""
         check_is_fitted(self)
         return self.predictor_.predict(X)
 
@@ -164,7 +166,7 @@ class _ImageEstimator(BaseEstimator):
 
 
 class ImageRegressor(RegressorMixin, _ImageEstimator):
-    """Predicts a number for each picture.
+    """Predicts a number for each picture, or several.
 
     After ``fit``: ``predictor_`` is the model, ``run_`` the run with its scores and folder.
     """
@@ -172,17 +174,23 @@ class ImageRegressor(RegressorMixin, _ImageEstimator):
     _task: Task = "regression"
 
     def predict_interval(self, X: object, coverage: float = COVERAGE) -> Array:
-        """Lower and upper ends that hold the true value in a share ``coverage`` of new pictures, shape (N, 2)."""
+        """Lower and upper ends that hold the true value in a share ``coverage`` of new pictures, shape (N, 2).
+
+        For several numbers a picture the shape is (N, T, 2), and the coverage that of each for itself.
+        """
         check_is_fitted(self)
         return self.predictor_.predict_interval(X, coverage)
 
     def score(self, X: object, y: Array) -> float:
-        """R² of the predictions for X against y."""
-        return metrics.r2(_numbers(y), self.predict(X))
+        """R² of the predictions for X against y; of several numbers a picture, the mean of their R²."""
+        predicted = self.predict(X)
+        return (metrics.r2 if predicted.ndim == 1 else metrics.mean_r2)(_numbers(y), predicted)
 
 
 class ImageClassifier(ClassifierMixin, _ImageEstimator):
-    """Predicts a label for each picture.
+    """Predicts a label for each picture, or several.
+
+    Several are 0 and 1 of shape (N, labels), as scikit-learn has them, a column each in the order of ``classes_``.
 
     After ``fit``: ``predictor_`` is the model, ``classes_`` its labels, ``run_`` the run with its scores and folder.
     """
@@ -210,9 +218,20 @@ class ImageClassifier(ClassifierMixin, _ImageEstimator):
         return self.predictor_.predict_sets(X, coverage)
 
     def score(self, X: object, y: Array) -> float:
-        """Share of the pictures X whose predicted label is that in y."""
-        return float((self.predict(X) == pd.Series(y).to_numpy()).mean())
+        """Share of the pictures X whose predicted label is that in y, or whose labels are all those in y."""
+        predicted = self.predict(X)
+        if predicted.ndim > 1:
+            return float((predicted == self._zeros_and_ones(y)).all(axis=1).mean())
+        return float((predicted == pd.Series(y).to_numpy()).mean())
+
+    def _zeros_and_ones(self, y: object) -> Array:
+        """Several labels a picture, given as a list for each or as 0 and 1 already, as 0 and 1 of shape (N, labels)."""
+        if isinstance(y, np.ndarray) and y.ndim == 2:
+            return y
+        rows: list[Sequence[object]] = list(y)  # type: ignore[call-overload]
+        classes = self.classes_.tolist()
+        return np.array([[int(label in row) for label in classes] for row in rows])
 
 
 def _numbers(y: object) -> Array:
-    return pd.Series(y).to_numpy(dtype="float64")
+    return np.asarray(y, dtype=np.float64) if np.ndim(y) > 1 else pd.Series(y).to_numpy(dtype="float64")  # type: ignore[arg-type]

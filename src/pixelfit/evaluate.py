@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pixelfit import conformal, metrics
 from pixelfit.calibration import Calibrated
+from pixelfit.conformal import Intervals, SeveralIntervals
+from pixelfit.data.targets import shown_targets
 from pixelfit.metrics import shown
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.types import (
@@ -18,12 +21,15 @@ from pixelfit.types import (
     Forecast,
     IntervalScores,
     Ints,
+    Kind,
     Picture,
     RangeCoverage,
     Reliability,
+    ReliabilityBin,
     Scores,
     SealedTest,
     SetScores,
+    TargetScores,
 )
 
 WORST_SHOWN = 24
@@ -44,27 +50,78 @@ def score_on_test(final: Calibrated, baseline: Predictor, test: SealedTest, fact
     """Open the test set and measure the final predictor and the baseline on it. The only caller of ``SealedTest.open``."""
     examples = test.open()
     forecast = final.predictor.forecast(examples.store, examples.rows)
-    targets, raw = examples.targets, forecast.raw
-    enough = final.predictor.allows(COVERAGE)
     baseline_raw = baseline.raw(examples.store, examples.rows)
     scores = Scores(
-        test=metrics.measure_with_intervals(facts, examples.targets, raw, seed=seed),
+        test=metrics.measure_with_intervals(facts, examples.targets, forecast.raw, seed=seed),
         baseline=metrics.measure_with_intervals(facts, examples.targets, baseline_raw, seed=seed),
         rows=len(examples),
-        confusion=None
-        if facts.task == "regression"
-        else tuple(tuple(map(int, row)) for row in metrics.confusion_matrix(targets, raw)),
-        intervals=_interval_scores(final, targets, forecast) if facts.task == "regression" and enough else None,
-        sets=_set_scores(final.predictor, targets, forecast) if facts.task == "classification" and enough else None,
-        reliability=_reliability(targets, forecast) if facts.task == "classification" else None,
     )
-    return Evaluation(scores, examples, forecast, _worst(final.predictor, examples, raw, facts))
+    judged = _JUDGES[facts.kind](scores, _Case(final, examples.targets, forecast, baseline_raw, seed))
+    return Evaluation(judged, examples, forecast, _worst(final.predictor, examples, forecast.raw, facts))
 
 
-def _interval_scores(final: Calibrated, targets: Array, forecast: Forecast) -> IntervalScores:
-    own, constant = final.predictor.conformal, final.constant
-    assert isinstance(own, conformal.Intervals)
-    assert constant is not None
+@dataclass(frozen=True)
+class _Case:
+    """What there is to judge: the predictor and its forecast for the test targets, and the baseline's predictions."""
+
+    final: Calibrated
+    targets: Array
+    forecast: Forecast
+    baseline_raw: Array
+    seed: int
+
+
+def _judged_number(scores: Scores, case: _Case) -> Scores:
+    own, constant = case.final.predictor.conformal, case.final.constant
+    assert isinstance(own, Intervals)
+    assert isinstance(constant, Intervals)
+    return replace(scores, intervals=_interval_scores(own, constant, case.targets, case.forecast))
+
+
+def _judged_numbers(scores: Scores, case: _Case) -> Scores:
+    own, constant, forecast = case.final.predictor.conformal, case.final.constant, case.forecast
+    assert isinstance(own, SeveralIntervals)
+    assert isinstance(constant, SeveralIntervals)
+    test, baseline = (metrics.measure_each(case.targets, raw, seed=case.seed) for raw in (forecast.raw, case.baseline_raw))
+    names = case.final.predictor.target_names
+    each = []
+    for place, name in enumerate(names):
+        one = Forecast(forecast.raw[:, place], forecast.spread[:, place], forecast.uncalibrated[:, place])
+        intervals = _interval_scores(own.each[place], constant.each[place], case.targets[:, place], one)
+        each.append(TargetScores(name, test[place], baseline[place], intervals))
+    return replace(scores, targets=tuple(each))
+
+
+def _judged_label(scores: Scores, case: _Case) -> Scores:
+    targets, forecast = case.targets, case.forecast
+    return replace(
+        scores,
+        confusion=tuple(tuple(map(int, row)) for row in metrics.confusion_matrix(targets, forecast.raw)),
+        sets=_set_scores(case.final.predictor, targets, forecast) if case.final.predictor.allows(COVERAGE) else None,
+        reliability=_reliability(targets, forecast, metrics.reliability_bins),
+    )
+
+
+def _judged_labels(scores: Scores, case: _Case) -> Scores:
+    return replace(
+        scores,
+        labels=metrics.label_scores(case.final.predictor.classes or (), case.targets, case.forecast.raw),
+        reliability=_reliability(case.targets, case.forecast, metrics.label_reliability_bins),
+    )
+
+
+_JUDGES: Mapping[Kind, Callable[[Scores, _Case], Scores]] = {
+    "number": _judged_number,
+    "numbers": _judged_numbers,
+    "label": _judged_label,
+    "labels": _judged_labels,
+}
+
+
+def _interval_scores(own: Intervals, constant: Intervals, targets: Array, forecast: Forecast) -> IntervalScores | None:
+    """How often the intervals held the targets (N,); None where too few validation pictures calibrated them."""
+    if not conformal.enough(len(own.scores), COVERAGE):
+        return None
     ends, plain = (each.around(forecast.raw, forecast.spread, COVERAGE) for each in (own, constant))
     covered = _inside(targets, ends)
     return IntervalScores(
@@ -116,8 +173,8 @@ def _set_scores(predictor: Predictor, targets: Array, forecast: Forecast) -> Set
     )
 
 
-def _reliability(targets: Array, forecast: Forecast) -> Reliability:
-    after, before = (metrics.reliability_bins(targets, each) for each in (forecast.raw, forecast.uncalibrated))
+def _reliability(targets: Array, forecast: Forecast, bins: Callable[[Array, Array], tuple[ReliabilityBin, ...]]) -> Reliability:
+    after, before = (bins(targets, each) for each in (forecast.raw, forecast.uncalibrated))
     return Reliability(metrics.calibration_error(after), metrics.calibration_error(before), after, before)
 
 
@@ -132,19 +189,56 @@ def _width(ends: Array) -> float:
 
 def _worst(predictor: Predictor, examples: Examples, raw: Array, facts: Facts) -> tuple[Picture, ...]:
     """The test pictures with the largest errors; for classes, the wrong ones whose true class seemed least likely."""
-    labels = predictor.labels(raw)
-    if facts.classes is None:
-        wrongness = np.abs(raw - examples.targets)
-        rows = np.argsort(-wrongness, kind="stable")[:WORST_SHOWN]
-        notes = {row: f"off by {shown('mae', wrongness[row])}" for row in rows}
-        true = examples.targets
-    else:
-        likely = raw[np.arange(len(raw)), examples.targets]
-        wrong = np.flatnonzero(raw.argmax(axis=1) != examples.targets)
-        rows = wrong[np.argsort(likely[wrong], kind="stable")][:WORST_SHOWN]
-        notes = {row: f"{raw[row].max():.0%} sure, true class {likely[row]:.0%}" for row in rows}
-        true = np.array(facts.classes)[examples.targets]
+    rows, notes = _WORST[facts.kind](facts, examples.targets, raw)
+    true, said = (shown_targets(facts, each) for each in (examples.targets[rows], metrics.decided(facts, raw[rows])))
     return tuple(
-        Picture("worst", examples.store[examples.rows[row]], examples.refs[row], true[row].item(), labels[row].item(), notes[row])
-        for row in rows
+        Picture("worst", examples.store[examples.rows[row]], examples.refs[row], target, prediction, note)
+        for row, target, prediction, note in zip(rows, true, said, notes, strict=True)
     )
+
+
+def _worst_number(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
+    errors = np.abs(raw - targets)
+    rows = np.argsort(-errors, kind="stable")[:WORST_SHOWN]
+    return rows, [f"off by {shown('mae', errors[row])}" for row in rows]
+
+
+def _worst_numbers(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
+    """By the root of the mean square of the errors, each in its target's deviations."""
+    errors = np.abs(raw - targets) / facts.target_scales
+    rows = np.argsort(-np.mean(errors**2, axis=1), kind="stable")[:WORST_SHOWN]
+    farthest = errors[rows].argmax(axis=1)
+    notes = [
+        f"{facts.target_names[place]} off by {shown('mae', abs(raw[row, place] - targets[row, place]))}, "
+        f"{errors[row, place]:.2g} deviations"
+        for row, place in zip(rows, farthest, strict=True)
+    ]
+    return rows, notes
+
+
+def _worst_label(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
+    likely = raw[np.arange(len(raw)), targets]
+    wrong = np.flatnonzero(raw.argmax(axis=1) != targets)
+    rows = wrong[np.argsort(likely[wrong], kind="stable")][:WORST_SHOWN]
+    return rows, [f"{raw[row].max():.0%} sure, true class {likely[row]:.0%}" for row in rows]
+
+
+def _worst_labels(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
+    """Those with a wrong label, by the mean surprise over their labels."""
+    assert facts.classes is not None
+    surprises = metrics.label_surprises(targets, raw)
+    wrong = np.flatnonzero(((raw >= metrics.LIKELY) != targets).any(axis=1))
+    rows = wrong[np.argsort(-surprises[wrong], kind="stable")][:WORST_SHOWN]
+    notes = []
+    for row in rows:
+        place = int(np.abs(raw[row] - targets[row]).argmax())
+        notes.append(f"{raw[row, place]:.0%} for {facts.classes[place]}, which it {'has' if targets[row, place] else 'has not'}")
+    return rows, notes
+
+
+_WORST: Mapping[Kind, Callable[[Facts, Array, Array], tuple[Ints, list[str]]]] = {
+    "number": _worst_number,
+    "numbers": _worst_numbers,
+    "label": _worst_label,
+    "labels": _worst_labels,
+}

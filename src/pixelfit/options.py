@@ -11,13 +11,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pixelfit.deadline import parse_budget
 from pixelfit.errors import OptionError, PixelfitError
-from pixelfit.types import CHANGES, METRICS_OF, Columns, Json, Metric, Task
+from pixelfit.types import CHANGES, METRICS_OF, METRICS_OF_SEVERAL, TASK_WORDS, Columns, Json, Metric, Task
 from pixelfit.words import change_words
 
 DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
 MOST_FOLDS = 20
 _SHORTEST_FOLDED_S = 60.0
+
+
+def _one_or_several(names: Json) -> Json:
+    """The name of one target, or the names of several; raises OptionError if one is named twice."""
+    if names is None or isinstance(names, str):
+        return names
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise OptionError(f"--target {twice!r} is named twice.")
+    return (names[0] if len(names) == 1 else tuple(names)) if len(names) else None
 
 
 class FitOptions(BaseModel):
@@ -30,7 +40,7 @@ class FitOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task | None = None
-    target: str | None = None
+    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(_one_or_several)] = None
     pictures: str | None = None
     group: str | None = None
     test: Json = None  # any source, as ``load_table`` takes them
@@ -57,7 +67,8 @@ class FitOptions(BaseModel):
     @property
     def columns(self) -> Columns:
         """Which columns of a table hold what."""
-        return Columns(self.target, self.pictures, self.group)
+        targets = (self.target,) if isinstance(self.target, str) else self.target or ()
+        return Columns(targets, self.pictures, self.group)
 
     @property
     def folds_wanted(self) -> int | None:
@@ -128,12 +139,22 @@ def checked_options(**chosen: object) -> FitOptions:
     if options.distill and (options.folds or 1) > 1:
         raise OptionError(f"--distill makes one model, and --folds {options.folds} as many as folds: leave one of them out.")
     if options.task is not None:  # otherwise the task is known only once the data are
-        metric_for(options.task, options.metric)
+        # A classification of several labels a picture is multi-label, which only the data tell.
+        metric_for("multilabel" if _may_be_several(options) else options.task, options.metric)
     return options
 
 
-def metric_for(task: Task, wanted: Metric | None) -> Metric:
-    """What trials are ranked by: the metric that the user wants, or the task's own; raises OptionError if they do not fit."""
-    if wanted is not None and wanted not in METRICS_OF[task]:
-        raise OptionError(f"--metric {wanted!r} is not for a {task}, which takes {' or '.join(METRICS_OF[task])}.")
-    return wanted or METRICS_OF[task][0]
+def _may_be_several(options: FitOptions) -> bool:
+    return options.task == "classification" and options.metric in METRICS_OF["multilabel"]
+
+
+def metric_for(task: Task, wanted: Metric | None, *, several: bool = False) -> Metric:
+    """What trials are ranked by: the metric that the user wants, or the task's own; raises OptionError if they do not fit.
+
+    With ``several`` numbers a picture it is the same metric over all of them, each in its standard deviations.
+    """
+    if wanted is not None and wanted not in METRICS_OF[task] and not (several and wanted in METRICS_OF_SEVERAL.values()):
+        words = TASK_WORDS.get(task, task)
+        raise OptionError(f"--metric {wanted!r} is not for a {words}, which takes {' or '.join(METRICS_OF[task])}.")
+    metric = wanted or METRICS_OF[task][0]
+    return METRICS_OF_SEVERAL.get(metric, metric) if several else metric

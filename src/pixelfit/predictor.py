@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pixelfit.conformal import Conformal, Intervals, Sets, enough, quantile
+from pixelfit.answers import Answers, answers_of
+from pixelfit.conformal import Conformal, Intervals, Sets, SeveralIntervals, enough, quantile
 from pixelfit.data.arrays import check_arrays
 from pixelfit.data.store import decode_files, to_spec
 from pixelfit.errors import DataError, RunError
 from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress, Silent
-from pixelfit.types import Array, Floats, Forecast, Json, Label, PictureSpec, Task
+from pixelfit.types import Array, Forecast, Json, Kind, Label, PictureSpec, Task, kind_of
 
 FORMAT = 1
 COVERAGE = 0.9  # of intervals and sets, unless the user says otherwise
 _SCORES_FILE = "calibration.safetensors"
-_LEAST_PROBABILITY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Predictor:
     """Predicts numbers or classes for pictures. Made by ``fit``, or read back by ``pixelfit.load``.
 
     ``temperature`` divides the logarithms of the ensemble's class probabilities, as each model's does its own.
-    ``conformal`` gives intervals or sets around predictions; None in a predictor that was never calibrated.
+    ``conformal`` gives intervals or sets around predictions; None in a predictor that was never calibrated, or of several
+    labels a picture. ``target_names`` are those of several numbers a picture, and empty for all other kinds of targets.
     """
 
     task: Task
@@ -51,6 +53,17 @@ class Predictor:
     members: tuple[Member, ...]
     temperature: float = 1.0
     conformal: Conformal | None = None
+    target_names: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What it predicts for a picture."""
+        return kind_of(self.task, several=bool(self.target_names))
+
+    @property
+    def answers(self) -> Answers:
+        """What its raw predictions are to the user."""
+        return answers_of(self.kind, self.target_name, self.target_names, self.classes)
 
     @property
     def spec(self) -> PictureSpec:
@@ -67,6 +80,9 @@ class Predictor:
     def predict(self, X: object, *, progress: Progress | None = None) -> Array:
         """Predicted values (regression) or labels (classification), shape (N,).
 
+        Of several numbers a picture (N, targets); of several labels 1 for those that are predicted and 0 for the others, shape
+        (N, classes) in the order of ``classes``.
+
         Args:
             X: pictures as an array of shape (N, H, W) or (N, H, W, C), or a list of paths. Arrays of another size
                 than the training pictures' are resized.
@@ -78,25 +94,25 @@ class Predictor:
         return self.labels(self.predict_raw(X, progress=progress))
 
     def predict_proba(self, X: object, *, progress: Progress | None = None) -> Array:
-        """Probabilities of the classes in the order of ``classes``, shape (N, classes).
+        """Probabilities of the classes in the order of ``classes``, shape (N, classes); of several labels each for itself.
 
         Raises:
             DataError: as for ``predict``, and for a regression, which has no classes.
         """
-        if self.task == "regression":
-            raise DataError("A regression has no class probabilities; use predict.")
+        self.answers.refuse(probabilities=True)
         return self.predict_raw(X, progress=progress)
 
     def predict_interval(self, X: object, coverage: float = COVERAGE, *, progress: Progress | None = None) -> Array:
         """Lower and upper ends, in the target's unit, that hold the true value in a share ``coverage`` of new pictures, (N, 2).
+
+        Of several numbers a picture (N, targets, 2): each target's true value is held in such a share of the pictures.
 
         Raises:
             DataError: as for ``predict``, for a classification, and for a coverage outside (0, 1) or beyond what the
                 number of validation pictures allows.
         """
         self.check_coverage(coverage)
-        if self.task == "classification":
-            raise DataError("A classification has no intervals; use predict_sets.")
+        self.answers.refuse(intervals=True)
         return self.intervals(self.predict_forecast(X, progress=progress), coverage)
 
     def predict_sets(self, X: object, coverage: float = COVERAGE, *, progress: Progress | None = None) -> Array:
@@ -109,8 +125,7 @@ class Predictor:
             DataError: as for ``predict_interval``, but for a regression.
         """
         self.check_coverage(coverage)
-        if self.task == "regression":
-            raise DataError("A regression has no sets of classes; use predict_interval.")
+        self.answers.refuse(sets=True)
         return self.sets(self.predict_forecast(X, progress=progress), coverage)
 
     def predict_forecast(self, X: object, *, progress: Progress | None = None) -> Forecast:
@@ -118,7 +133,7 @@ class Predictor:
         return self.forecast(self._stored(X, progress or Silent()))
 
     def predict_raw(self, X: object, *, progress: Progress | None = None) -> Array:
-        """Values (N,) for a regression, class probabilities (N, classes) for a classification; X as for ``predict``."""
+        """Values (N,) or (N, targets) for a regression, probabilities (N, classes) for labels; X as for ``predict``."""
         return self.raw(self._stored(X, progress or Silent()))
 
     def raw(self, store: Array, rows: Array | None = None) -> Array:
@@ -134,15 +149,12 @@ class Predictor:
 
         The spread is that of the members' distributions mixed by weight: their own and how far they are apart.
         """
-        raw = np.asarray(sum(weight * part.raw for weight, part in parts))
-        uncalibrated = np.asarray(sum(weight * part.uncalibrated for weight, part in parts))
-        if self.task == "classification":
-            return Forecast(sharpened(raw, self.temperature), np.zeros(len(raw)), uncalibrated)
-        variance = sum(weight * (part.spread**2 + (part.raw - raw) ** 2) for weight, part in parts)
-        return Forecast(raw, np.sqrt(np.asarray(variance)), uncalibrated)
+        return self.answers.mixed(parts, self.temperature)
 
     def check_coverage(self, coverage: float) -> None:
         """Raise DataError if this model has no intervals or sets of that coverage."""
+        if self.kind == "labels":
+            self.answers.refuse(sets=True)
         if self.conformal is None:
             raise DataError("This model was saved without calibrated intervals or sets; fit it again to have them.")
         quantile(self.conformal.scores, coverage)
@@ -152,8 +164,8 @@ class Predictor:
         return self.conformal is not None and enough(len(self.conformal.scores), coverage)
 
     def intervals(self, forecast: Forecast, coverage: float) -> Array:
-        """Ends (N, 2) of intervals around forecast values; see ``predict_interval``."""
-        assert isinstance(self.conformal, Intervals)
+        """Ends (N, 2) or (N, targets, 2) of intervals around forecast values; see ``predict_interval``."""
+        assert isinstance(self.conformal, (Intervals, SeveralIntervals))
         return self.conformal.around(forecast.raw, forecast.spread, coverage)
 
     def sets(self, forecast: Forecast, coverage: float) -> Array:
@@ -163,18 +175,12 @@ class Predictor:
 
     def sureness_columns(self, forecast: Forecast, coverage: float) -> dict[str, list[float] | list[str]]:
         """What stands beside predictions in a table: ``low`` and ``high``, or the ``set`` of classes as ``cat|dog``."""
-        if self.classes is None:
-            low, high = self.intervals(forecast, coverage).T
-            return {"low": low.tolist(), "high": high.tolist()}
-        names = np.array([str(label) for label in self.classes], dtype=object)
-        return {"set": ["|".join(names[row]) for row in self.sets(forecast, coverage)]}
+        assert self.conformal is not None
+        return self.answers.sureness(self.conformal, forecast, coverage)
 
     def labels(self, raw: Array) -> Array:
-        """Values as they are, probabilities as the most probable label."""
-        if self.classes is None:
-            return raw
-        labels: Array = np.array(self.classes)[raw.argmax(axis=1)]
-        return labels
+        """Values as they are, probabilities as the most probable label, or as 1 for each that is likely."""
+        return self.answers.given(raw)
 
     def _stored(self, X: object, progress: Progress) -> Array:
         if isinstance(X, (str, Path)):
@@ -199,6 +205,8 @@ class Predictor:
                 for place, member in enumerate(self.members)
             ],
         }
+        if self.target_names:
+            description["target_names"] = self.target_names
         write_json(folder / "predictor.json", description)  # last: a folder without it is not yet a predictor
 
     @staticmethod
@@ -217,7 +225,7 @@ class Predictor:
                 for member in described["members"]
             )
             classes = described["classes"]
-            if not members or described["task"] not in ("regression", "classification"):
+            if not members or described["task"] not in get_args(Task):
                 raise RunError(f"{file} describes no model.")
             return Predictor(
                 described["task"],
@@ -226,18 +234,10 @@ class Predictor:
                 members,
                 float(described.get("temperature", 1.0)),
                 _load_conformal(described.get("conformal"), place),
+                tuple(described.get("target_names", ())),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunError(f"{file} cannot be read: {error}.") from error
-
-
-def sharpened(probabilities: Floats, temperature: float) -> Floats:
-    """Probabilities (N, classes) as their logarithms divided by the temperature make them (Guo et al. 2017)."""
-    if temperature == 1.0:
-        return probabilities
-    logs = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)) / temperature
-    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
 def _save_conformal(conformal: Conformal | None, folder: Path) -> Json:
@@ -245,9 +245,13 @@ def _save_conformal(conformal: Conformal | None, folder: Path) -> Json:
     if conformal is None:
         return None
     with written_beside(folder / _SCORES_FILE) as beside:
-        save_file({"scores": conformal.scores}, beside)
+        scores = np.stack([one.scores for one in conformal.each]) if isinstance(conformal, SeveralIntervals) else conformal.scores
+        save_file({"scores": scores}, beside)
     if isinstance(conformal, Sets):
         return {"kind": "sets"}
+    if isinstance(conformal, SeveralIntervals):
+        each = [{"floor": one.floor, "scaled": one.scaled} for one in conformal.each]
+        return {"kind": "several intervals", "each": each}
     return {"kind": "intervals", "floor": conformal.floor, "scaled": conformal.scaled}
 
 
@@ -257,4 +261,7 @@ def _load_conformal(described: Json, folder: Path) -> Conformal | None:
     scores = load_file(folder / _SCORES_FILE)["scores"]
     if described["kind"] == "sets":
         return Sets(scores)
+    if described["kind"] == "several intervals":
+        pieces = zip(scores, described["each"], strict=True)
+        return SeveralIntervals(tuple(Intervals(row, float(one["floor"]), bool(one["scaled"])) for row, one in pieces))
     return Intervals(scores, float(described["floor"]), bool(described["scaled"]))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, write_text, written_beside
-from pixelfit.types import Array, Examples, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
+from pixelfit.types import Array, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
 
 LEADERBOARD_COLUMNS = (
     "rank", "trial", "family", "head", "purpose", "state", "ranked_by", "score", "weight", "epochs", "steps", "seconds",
@@ -83,7 +83,7 @@ class RunFolder:
 
     def write_data(self, facts: Facts, description: Json) -> None:
         """What the data are, in ``facts.json``, and how they were split, in ``data.json``."""
-        write_json(self.path / "facts.json", asdict(facts))
+        write_json(self.path / "facts.json", facts.to_json())
         write_json(self.path / "data.json", description)
 
     def write_trial(self, trial: Trial, history: Json, models: Sequence[Saveable], validation: Forecast | None) -> None:
@@ -122,22 +122,12 @@ class RunFolder:
             table.writerow(row)
         write_text(self.path / "leaderboard.csv", out.getvalue())
 
-    def write_predictions(
-        self, name: str, facts: Facts, examples: Examples, raw: Array, sureness: Mapping[str, Sequence[float | str]]
-    ) -> None:
-        """``predictions/NAME.csv``: a row a picture with its target, prediction, ``sureness`` and each class's probability."""
-        classes = facts.classes
-        header = ["picture", "target", "prediction", *sureness, *(f"p_{label}" for label in classes or ())]
-        beside = list(zip(*sureness.values(), strict=True)) if sureness else [()] * len(raw)
+    def write_predictions(self, name: str, columns: Sequence[tuple[str, Sequence[Json]]]) -> None:
+        """``predictions/NAME.csv``: a row a picture, given as columns with their headers."""
         out = io.StringIO()
         table = csv.writer(out, lineterminator="\n")
-        table.writerow(header)
-        for ref, target, value, more in zip(examples.refs, examples.targets.tolist(), raw.tolist(), beside, strict=True):
-            if classes is None:
-                table.writerow([ref, target, value, *more])
-            else:
-                shares = (f"{share:.6g}" for share in value)
-                table.writerow([ref, classes[target], classes[int(np.argmax(value))], *more, *shares])
+        table.writerow([header for header, _ in columns])
+        table.writerows(zip(*(values for _, values in columns), strict=True))
         write_text(self.path / "predictions" / f"{name}.csv", out.getvalue())
 
     def write_pictures(self, pictures: Sequence[Picture], spec: PictureSpec) -> None:
@@ -190,7 +180,9 @@ class RunFolder:
             "sets": None if scores.sets is None else asdict(scores.sets),
             "reliability": None if scores.reliability is None else asdict(scores.reliability),
         }
-        write_json(self.path / "scores.json", record)
+        # Only runs on several numbers or labels a picture have these.
+        each = {"targets": [asdict(one) for one in scores.targets], "labels": [asdict(one) for one in scores.labels]}
+        write_json(self.path / "scores.json", {**record, **{name: part for name, part in each.items() if part}})
 
     def read(self, name: str) -> Json:
         """One of the folder's JSON files; raises RunError if the run did not come so far, or the file is damaged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -12,18 +12,26 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Task = Literal["regression", "classification"]
-Metric = Literal["rmse", "mae", "log_loss", "accuracy", "macro_f1"]
+Task = Literal["regression", "classification", "multilabel"]
+# What a picture's target is. A regression has one number or several a picture, each task over labels its own kind.
+Kind = Literal["number", "numbers", "label", "labels"]
+Metric = Literal[
+    "rmse", "mae", "log_loss", "accuracy", "macro_f1", "micro_f1", "mean_ap", "exact_match", "nrmse", "nmae"
+]  # fmt: skip
 # What trials may be ranked by, the default first. R² is not among them: it ranks as RMSE does. Log loss tells
 # classifiers apart more finely than accuracy, which on a few hundred validation pictures is mostly ties.
 METRICS_OF: Mapping[Task, tuple[Metric, ...]] = {
     "regression": ("rmse", "mae"),
     "classification": ("log_loss", "accuracy", "macro_f1"),
+    "multilabel": ("log_loss", "macro_f1", "micro_f1", "mean_ap", "exact_match"),
 }
 # Changes of training pictures, by the names that recipes have for them.
 CHANGES = (
     "rotate", "scale", "shear", "shift", "flip", "flip_vertical", "turns", "brightness", "contrast", "saturation",
 )  # fmt: skip
+TASK_WORDS: Mapping[str, str] = {"multilabel": "multi-label classification"}  # where the task's own name is not what people say
+# What these become where each picture has several numbers, which may have units of their own.
+METRICS_OF_SEVERAL: Mapping[Metric, Metric] = {"rmse": "nrmse", "mae": "nmae"}
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
 Json: TypeAlias = Any
@@ -62,6 +70,9 @@ class Table:
     (a file name, or ``row 17``). ``parts`` says for each row in which part of the data its owner put it, ``""`` where
     pixelfit is to choose; ``groups`` names things that belong together, such as the pictures of one patient.
     Rows that were left out already are in ``left_out`` and nowhere else.
+
+    ``targets`` are one number or label a row (N,), a tuple of labels or numbers a row (N,), or numbers (N, T) with a name
+    for each column in ``target_names``.
     """
 
     name: str
@@ -76,20 +87,21 @@ class Table:
     targets_are_folder_names: bool = False
     studied: bool = False  # a named data set, which others have looked through: near duplicates are not looked for
     left_out: tuple[LeftOut, ...] = ()
+    target_names: tuple[str, ...] = ()  # of the columns of ``targets``, where it has several
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what; None where pixelfit is to find out, or there is no such column."""
+    """Which columns of a table hold what; None, or no target, where pixelfit is to find out, or there is no such column."""
 
-    target: str | None = None
+    targets: tuple[str, ...] = ()
     pictures: str | None = None
     group: str | None = None
 
-    def named(self) -> dict[str, str]:
-        """The columns that the user named, by option."""
-        options = {"target": self.target, "pictures": self.pictures, "group": self.group}
-        return {option: name for option, name in options.items() if name is not None}
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """The columns that the user named, each with its option."""
+        options = [*(("target", name) for name in self.targets), ("pictures", self.pictures), ("group", self.group)]
+        return tuple((option, name) for option, name in options if name is not None)
 
 
 UNNAMED = Columns()
@@ -166,6 +178,30 @@ class Facts:
     near_rows: int
     studied: bool  # whether near duplicates were not looked for
     findings: tuple[Finding, ...] = ()
+    # Of each target where a picture has several numbers; empty for all other kinds.
+    target_names: tuple[str, ...] = ()
+    target_ranges: tuple[tuple[float, float], ...] = ()
+    target_scales: tuple[float, ...] = ()  # standard deviation in the development data: errors are counted in it
+
+    @property
+    def kind(self) -> Kind:
+        """What a picture's target is."""
+        return kind_of(self.task, several=bool(self.target_names))
+
+    def to_json(self) -> dict[str, Json]:
+        """The facts as JSON; what only several targets have is left out for one."""
+        record = asdict(self)
+        return record if self.target_names else {name: value for name, value in record.items() if name not in _OF_SEVERAL}
+
+
+_OF_SEVERAL = frozenset({"target_names", "target_ranges", "target_scales"})
+
+
+def kind_of(task: str, *, several: bool) -> Kind:
+    """What a picture's target is, where it is a single number or label, or several."""
+    if task == "regression":
+        return "numbers" if several else "number"
+    return "labels" if task == "multilabel" else "label"
 
 
 @dataclass(frozen=True)
@@ -173,17 +209,21 @@ class Inspected:
     """What inspection hands on: the facts, targets as numbers, and which pictures belong together."""
 
     facts: Facts
-    targets: Array  # (N,) float64, or int64 positions in ``facts.classes``
+    # (N,) float64, or int64 positions in ``facts.classes``; for several (N, T) float64, or (N, labels) int64 of 0 and 1
+    targets: Array
     together: Ints  # (N,): pictures of one number must be on one side of a split
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of a picture store with their targets: float64 numbers, or int64 positions in ``Facts.classes``."""
+    """Rows of a picture store with their targets: float64 numbers, or int64 positions in ``Facts.classes``.
+
+    Several numbers a picture are a column each. Of several labels each of ``Facts.classes`` has a column of 0 and 1 (int64).
+    """
 
     store: Array
     rows: Ints  # (N,) positions in the store
-    targets: Array  # (N,)
+    targets: Array  # (N,), (N, targets) or (N, labels)
     refs: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -228,8 +268,9 @@ class SealedTest:
 class Forecast:
     """Predictions, and how sure they are."""
 
-    raw: Array  # values (N,) or class probabilities (N, classes)
-    spread: Array  # (N,): standard deviations in the target's unit; zeros where no distribution is predicted
+    raw: Array  # values (N,) or (N, targets), or probabilities (N, classes)
+    # (N,), or (N, targets) for several: standard deviations in the target's unit; zeros where no distribution is predicted
+    spread: Array
     uncalibrated: Array  # as ``raw``, but with every temperature at 1
 
 
@@ -256,6 +297,13 @@ class Splits:
     def train(self) -> Examples:
         """Every picture that is trained on: with several folds, all of the development data."""
         return self.folds[0].train if len(self.folds) == 1 else self.validation
+
+    @property
+    def development(self) -> dict[str, Examples]:
+        """The development data by part: train and validation, or all of it where it is in several folds."""
+        if len(self.folds) > 1:
+            return {"development": self.validation}
+        return {"train": self.train, "validation": self.validation}
 
     @cached_property
     def validation(self) -> Examples:
@@ -399,6 +447,29 @@ class Reliability:
 
 
 @dataclass(frozen=True)
+class TargetScores:
+    """One of several numbers a picture, on the test set."""
+
+    name: str
+    test: Mapping[str, Interval]
+    baseline: Mapping[str, Interval]
+    intervals: IntervalScores | None
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """One of several labels a picture, on the test set; a figure is None where no picture has the label, or is said to."""
+
+    label: Label
+    rows: int  # test pictures that have it
+    predicted: int  # test pictures that are said to have it
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    average_precision: float | None
+
+
+@dataclass(frozen=True)
 class Scores:
     """The one look at the test set: the final model's metrics and the baseline's, and how sure it may be.
 
@@ -412,3 +483,5 @@ class Scores:
     intervals: IntervalScores | None = None
     sets: SetScores | None = None
     reliability: Reliability | None = None
+    targets: tuple[TargetScores, ...] = ()  # of several numbers a picture
+    labels: tuple[LabelScores, ...] = ()  # of several labels a picture

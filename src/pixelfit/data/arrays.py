@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from pixelfit.data.targets import as_tuples, is_missing, is_number, width_of
 from pixelfit.errors import DataError
 from pixelfit.types import Array, LeftOut, Part, PictureFile, Table
 
@@ -35,11 +36,7 @@ def part_named(name: str) -> Part | None:
 
 def from_pair(X: object, y: object) -> Table:
     """A table of N pictures, as an array or as a list of paths, and their N targets."""
-    targets = np.asarray(y)
-    if targets.ndim == 2 and targets.shape[1] == 1:
-        targets = targets[:, 0]
-    if targets.ndim != 1:
-        raise DataError(f"y must have one target a picture, shape (N,); its shape is {targets.shape}.")
+    targets = _targets(y)
     files: tuple[PictureFile, ...] | None = None
     arrays: Array | None = None
     if isinstance(X, (list, tuple)) and X and all(isinstance(item, (str, Path)) for item in X):
@@ -50,13 +47,60 @@ def from_pair(X: object, y: object) -> Table:
         refs = tuple(f"row {row}" for row in range(len(arrays)))
     if len(refs) != len(targets):
         raise DataError(f"X and y must be of equal length; X has {len(refs):,} pictures and y has {len(targets):,} targets.")
-    missing = _missing(targets)
-    left_out = tuple(LeftOut(refs[row], "no target in 'y'") for row in np.flatnonzero(missing))
+    names = tuple(f"y_{place}" for place in range(targets.shape[1])) if targets.ndim == 2 else ()
+    reasons: dict[int, str] = {}
+    for column, name in zip(targets.T, names, strict=True) if names else [(targets, "y")]:
+        for row in np.flatnonzero(_missing(column)):
+            reasons.setdefault(int(row), f"no target in {name!r}")
+    left_out = tuple(LeftOut(refs[row], reason) for row, reason in sorted(reasons.items()))
     if left_out:
-        kept = np.flatnonzero(~missing)
+        kept = np.array([row for row in range(len(refs)) if row not in reasons], dtype=np.int64)
         refs, targets = tuple(refs[row] for row in kept), targets[kept]
         files, arrays = files and tuple(files[row] for row in kept), None if arrays is None else arrays[kept]
-    return Table(name="arrays", refs=refs, targets=targets, target_name="y", files=files, arrays=arrays, left_out=left_out)
+    return Table(
+        name="arrays",
+        refs=refs,
+        targets=targets,
+        target_name="y",
+        files=files,
+        arrays=arrays,
+        left_out=left_out,
+        target_names=names,
+    )
+
+
+_LISTS = (list, tuple, set, frozenset, np.ndarray)
+
+
+def _numeric(value: object) -> bool:
+    return is_number(value) or is_missing(value)
+
+
+def _targets(y: object) -> Array:
+    """The targets of arrays as a table has them; raises DataError for what are none."""
+    given = y if isinstance(y, (list, tuple)) else np.asarray(y)
+    rows = list(given) if isinstance(given, (list, tuple)) or (given.dtype == object and given.ndim == 1) else []
+    lists = [row for row in rows if isinstance(row, _LISTS)]
+    if lists:
+        alone = next((place for place, row in enumerate(rows) if not isinstance(row, _LISTS) and not is_missing(row)), None)
+        if alone is not None:
+            raise DataError(f"Row {alone} of y is {rows[alone]!r}, where other rows are lists.")
+        if len(lists) < len(rows) or not all(len(row) == len(lists[0]) and all(map(_numeric, row)) for row in lists):
+            return as_tuples(rows, [f"Row {place} of y" for place in range(len(rows))], "y")
+        given = np.array([list(row) for row in rows], dtype=np.float64)
+    targets = np.asarray(given)
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.ndim not in (1, 2):
+        raise DataError(f"y must have one target a picture, shape (N,), or several, shape (N, T); its shape is {targets.shape}.")
+    if targets.ndim == 2:
+        try:
+            targets = targets if targets.dtype.kind in "buif" else targets.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"y of shape {targets.shape} must hold numbers; for labels give a list of them for each picture."
+            ) from error
+    return targets
 
 
 def _missing(targets: Array) -> Array:
@@ -82,6 +126,10 @@ def from_npz(path: Path) -> Table:
             tables[part] = from_pair(contents[pictures], contents[targets])
         except DataError as error:
             raise DataError(f"{pictures} and {targets} of {path} cannot be used: {error}") from error
+    widths = {pairs[part][1]: width_of(table) for part, table in tables.items()}
+    if len(set(widths.values())) > 1:
+        found = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise DataError(f"The pictures of {path} must have equally many targets; there are in {found}.")
     shapes = {part: arrays_of(table).shape[1:] for part, table in tables.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{pairs[part][0]} {shape}" for part, shape in shapes.items())
@@ -96,6 +144,7 @@ def from_npz(path: Path) -> Table:
         left_out=tuple(
             LeftOut(f"{part} {item.ref}".strip(), item.reason) for part, table in tables.items() for item in table.left_out
         ),
+        target_names=next(iter(tables.values())).target_names,
     )
 
 

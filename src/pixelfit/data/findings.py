@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from pixelfit.data.duplicates import pair_groups
-from pixelfit.types import Array, Finding, Ints, Label, Pictures, Table
+from pixelfit.data.targets import Understood
+from pixelfit.types import Array, Finding, Ints, Kind, Label, Pictures, Table, kind_of
 from pixelfit.words import number_of, value_words
 
 FEWEST_A_CLASS = 3  # a class with fewer pictures cannot be in all three parts
@@ -27,6 +28,7 @@ _NAME_TELLS = 0.5  # share of the file names that contain their label
 _NUMBER_TELLS = 0.9  # rank correlation of a number in the file names with the target
 _FORM_TELLS = 0.5  # share of the constant prediction's errors (or variance) that size and format take away
 _CHUNK = 4_096
+_MOST_TARGETS = 20  # of several a picture, that are looked at one by one
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,46 @@ class Look:
     classes_are_folders: bool
     pictures: Pictures
     near: Ints
+    shown: int = _SHOWN  # rows that a finding names
 
 
-def findings(
-    table: Table, pictures: Pictures, classes: tuple[Label, ...] | None, targets: Array, near: Ints
-) -> tuple[Finding, ...]:
-    """Everything that the checks find, in their order."""
+def findings(table: Table, pictures: Pictures, understood: Understood, near: Ints) -> tuple[Finding, ...]:
+    """Everything that the checks find, in their order. Of several targets each is looked at for itself, and named."""
     refs = tuple(table.refs[row] for row in pictures.rows)
-    look = Look(refs, targets, table.target_name, classes, table.targets_are_folder_names, pictures, near)
-    return tuple(found for check in CHECKS if (found := check(look)) is not None)
+    look = Look(refs, understood.targets, table.target_name, understood.classes, table.targets_are_folder_names, pictures, near)
+    looks = _looks(look, understood)
+    checks = _CHECKS_OF[kind_of(understood.task, several=bool(understood.names))]
+    each = [_check(look, looks, check) for check in checks]
+    return tuple(found for found in each if found is not None)
+
+
+def _looks(look: Look, understood: Understood) -> list[Look]:
+    """The rows with one of their several targets or labels each, as if it were the only one."""
+    if look.targets.ndim == 1:
+        return []
+    names = understood.names or tuple(f"label {label!r}" for label in understood.classes or ())
+    classes = None if understood.names else (False, True)
+    columns = list(zip(names, look.targets.T, strict=True))[:_MOST_TARGETS]
+    return [
+        replace(look, targets=column, target_name=name, classes=classes, classes_are_folders=False, shown=len(look.refs))
+        for name, column in columns
+    ]
+
+
+def _check(look: Look, looks: Sequence[Look], check: Callable[[Look], Finding | None]) -> Finding | None:
+    """What the check finds, in all of the looks together where it is about targets."""
+    if not looks or check not in _OF_EACH:
+        return check(look)
+    found = [one for each in looks if (one := check(each)) is not None]
+    if not found:
+        return None
+    refs = tuple(dict.fromkeys(ref for one in found for ref in one.refs))
+    more = f" So it is with {len(found) - _NAMED:,} more." if len(found) > _NAMED else ""
+    return Finding(found[0].kind, " ".join(one.text for one in found[:_NAMED]) + more, len(refs), refs[:_SHOWN])
 
 
 def _found(look: Look, kind: str, text: str, rows: Ints | Sequence[int]) -> Finding:
-    return Finding(kind, text, len(rows), tuple(look.refs[row] for row in rows[:_SHOWN]))
+    return Finding(kind, text, len(rows), tuple(look.refs[row] for row in rows[: look.shown]))
 
 
 def _exact_duplicates(look: Look) -> Finding | None:
@@ -89,6 +118,27 @@ def _contradictions(look: Look) -> Finding | None:
     rows = rows[np.argsort(group[rows], kind="stable")]
     text = (
         f"{len(rows):,} pictures share all their pixels with one that has another {look.target_name}: at most one can be right."
+    )
+    return _found(look, "contradictions", text, rows)
+
+
+def _label_contradictions(look: Look) -> Finding | None:
+    """The same picture with different labels."""
+    _, group = np.unique(look.pictures.groups, return_inverse=True)
+    have = np.zeros((group.max() + 1, look.targets.shape[1]), dtype=np.int64)
+    np.add.at(have, group, look.targets)
+    differ = np.logical_and(have > 0, have < np.bincount(group)[:, None])
+    rows = np.flatnonzero(np.any(differ, axis=1)[group])
+    if not len(rows):
+        return None
+    assert look.classes is not None
+    rows = rows[np.argsort(group[rows], kind="stable")]
+    labels = np.flatnonzero(np.any(differ, axis=0))
+    more = f" and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
+    listed = ", ".join(repr(look.classes[code]) for code in labels[:_NAMED])
+    text = (
+        f"{len(rows):,} pictures share all their pixels with one of other labels: at most one can be right. "
+        f"They differ in {listed}{more}."
     )
     return _found(look, "contradictions", text, rows)
 
@@ -151,6 +201,55 @@ def _rare_classes(look: Look) -> Finding | None:
     return _found(look, "rare classes", text, np.flatnonzero(np.isin(look.targets, rare)))
 
 
+def _rare_labels(look: Look) -> Finding | None:
+    """Labels of which too few pictures, or too few without them, are there to learn and to test them by."""
+    counts, rows = look.targets.sum(axis=0), len(look.targets)
+    rare = np.flatnonzero(np.minimum(counts, rows - counts) < FEWEST_A_CLASS)
+    if not len(rare):
+        return None
+    assert look.classes is not None
+    more = f" and {len(rare) - _NAMED:,} more" if len(rare) > _NAMED else ""
+    listed = ", ".join(f"{look.classes[code]!r} ({counts[code]:,} of {rows:,})" for code in rare[:_NAMED])
+    text = f"Labels that fewer than {FEWEST_A_CLASS} pictures have, or have not, can hardly be learned: {listed}{more}."
+    few = [code for code in rare if counts[code] < FEWEST_A_CLASS]
+    return _found(look, "rare labels", text, np.flatnonzero(look.targets[:, few].any(axis=1)))
+
+
+def _label_imbalance(look: Look) -> Finding | None:
+    assert look.classes is not None
+    counts = look.targets.sum(axis=0)
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] < _IMBALANCE * counts[least]:
+        return None
+    text = (
+        f"Labels are of very different frequency: {look.classes[most]!r} is on {counts[most]:,} pictures, "
+        f"{look.classes[least]!r} on {counts[least]:,}."
+    )
+    return Finding("imbalance", text)
+
+
+def _label_in_name(look: Look) -> Finding | None:
+    """Whether the file names of pictures with a label hold it, and those of the others do not."""
+    if look.pictures.kinds == ():
+        return None
+    assert look.classes is not None
+    words = [set(_words(PurePosixPath(ref).stem.lower())) for ref in look.refs]
+    told = []
+    for label, has in zip(look.classes, look.targets.T, strict=True):
+        named = np.array([str(label).lower() in each for each in words])
+        by_chance = min(has.mean(), 1 - has.mean())
+        if by_chance > 0 and (named != has).mean() <= (1 - _NAME_TELLS) * by_chance:
+            told.append(f"{label!r} ({int((named & (has == 1)).sum()):,})")
+    if not told:
+        return None
+    more = f" and {len(told) - _NAMED:,} more" if len(told) > _NAMED else ""
+    text = (
+        f"File names tell which pictures have the labels {', '.join(told[:_NAMED])}{more}. "
+        f"Models do not see names; your own use might."
+    )
+    return Finding("target in the file name", text)
+
+
 def _imbalance(look: Look) -> Finding | None:
     if look.classes is None:
         return None
@@ -192,7 +291,7 @@ def _target_in_name(look: Look) -> Finding | None:
     stems = [PurePosixPath(ref).stem.lower() for ref in look.refs]
     if look.classes is not None:
         labels = [str(label).lower() for label in look.classes]
-        rows = [row for row, stem in enumerate(stems) if labels[look.targets[row]] in re.split(r"[^a-z0-9]+|(?<=\D)(?=\d)", stem)]
+        rows = [row for row, stem in enumerate(stems) if labels[look.targets[row]] in _words(stem)]
         told = len(rows) / len(stems)
         most = np.bincount(look.targets).max() / len(stems)  # names that all hold the same word tell nothing
         if told < max(_NAME_TELLS, most + _NAME_TELLS * (1 - most)):
@@ -200,6 +299,10 @@ def _target_in_name(look: Look) -> Finding | None:
         text = f"{len(rows):,} file names contain their {look.target_name}. Models do not see names; your own use might."
         return _found(look, "target in the file name", text, rows)
     return _number_in_name(look, stems)
+
+
+def _words(stem: str) -> list[str]:
+    return re.split(r"[^a-z0-9]+|(?<=\D)(?=\d)", stem)
 
 
 def _number_in_name(look: Look, stems: Sequence[str]) -> Finding | None:
@@ -259,3 +362,33 @@ CHECKS: tuple[Callable[[Look], Finding | None], ...] = (
     _target_in_name,
     _target_in_form,
 )
+# Where a picture has several numbers, or several labels.
+_CHECKS_OF: Mapping[Kind, tuple[Callable[[Look], Finding | None], ...]] = {
+    "number": CHECKS,
+    "label": CHECKS,
+    "numbers": (
+        _exact_duplicates,
+        _near_duplicates,
+        _contradictions,
+        _empty,
+        _odd_sizes,
+        _odd_kinds,
+        _outliers,
+        _target_in_name,
+        _target_in_form,
+    ),
+    "labels": (
+        _exact_duplicates,
+        _near_duplicates,
+        _label_contradictions,
+        _empty,
+        _odd_sizes,
+        _odd_kinds,
+        _rare_labels,
+        _label_imbalance,
+        _label_in_name,
+        _target_in_form,
+    ),
+}
+# Of these checks, those that look at one target at a time.
+_OF_EACH = frozenset({_contradictions, _outliers, _target_in_name, _target_in_form})

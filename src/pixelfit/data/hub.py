@@ -91,6 +91,7 @@ def from_dataset(data: HubData, columns: Columns, *, name: str) -> Table:
         else np.concatenate([table.groups for table, _ in tables if table.groups is not None]),
         group_name=first.group_name,
         left_out=tuple(item for table, _ in tables for item in table.left_out),
+        target_names=first.target_names,
     )
 
 
@@ -98,6 +99,7 @@ def _from_one(data: HubDataset, columns: Columns, name: str, part: str) -> Table
     if not hasattr(data, "features"):
         raise DataError(f"pixelfit takes no data of type {type(data).__name__}; see the guide for what it takes.")
     import datasets
+    import pandas as pd
 
     pictures = [column for column, feature in data.features.items() if isinstance(feature, datasets.Image)]
     column = columns.pictures or (pictures[0] if len(pictures) == 1 else None)
@@ -112,16 +114,19 @@ def _from_one(data: HubDataset, columns: Columns, name: str, part: str) -> Table
     for label, feature in data.features.items():
         if isinstance(feature, datasets.ClassLabel):
             frame[label] = [None if code is None or code < 0 else feature.names[code] for code in frame[label].tolist()]
+        of_each = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else None)
+        if isinstance(of_each, datasets.ClassLabel):  # a list of labels a picture
+            lists = [None if codes is None else [of_each.names[code] for code in codes] for codes in frame[label].tolist()]
+            frame[label] = pd.Series(lists, index=frame.index, dtype=object)
     frame[_PICTURE] = [f"{part} row {row}".strip() for row in range(len(frame))]
     stored = data.cast_column(column, datasets.Image(decode=False))
 
     def file_of(row: int, _: str) -> PictureFile:
         return Embedded(lambda: _bytes(stored[row][column]))
 
-    target = columns.target or next(
-        (label for label, kind in data.features.items() if isinstance(kind, datasets.ClassLabel)), None
-    )
-    chosen, split = check_columns(frame, Columns(target, _PICTURE, columns.group), told_as=name, folder=Path())
+    found_label = next((label for label, kind in data.features.items() if isinstance(kind, datasets.ClassLabel)), None)
+    targets = columns.targets or (() if found_label is None else (found_label,))
+    chosen, split = check_columns(frame, Columns(targets, _PICTURE, columns.group), told_as=name, folder=Path())
     return table_of(frame, chosen, split, name=name, told_as=name, file_of=file_of)
 
 

@@ -14,9 +14,11 @@ from pixelfit.data.archives import is_archive, unpacked
 from pixelfit.data.arrays import arrays_of, from_npz, from_pair
 from pixelfit.data.folders import from_folder, sub_folders
 from pixelfit.data.tables import from_frame, from_table_file, is_table
+from pixelfit.data.targets import width_of
 from pixelfit.errors import DataError, OptionError
 from pixelfit.progress import Progress
 from pixelfit.types import Array, Columns, Table
+from pixelfit.words import number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,8 @@ def load_table(
             train/, val/ and test/; a table (CSV, TSV, Parquet, JSON Lines or DataFrame) with a column of paths and one of
             targets; an ``.npz`` file; a zip or tar archive of any of these; a ``datasets.Dataset`` or ``DatasetDict``, or
             the name of one as ``hf://NAME``; or a pair ``(X, y)``: pictures as an array of shape (N, H, W) or
-            (N, H, W, C), or as a list of N paths, and N targets.
+            (N, H, W, C), or as a list of N paths, and N targets: an array (N,), (N, T) of several numbers, (N, labels) of 0
+            and 1, or a list of labels each.
         columns: which columns of a table hold what, where that is not plain.
         data_dir: where the files of a named data set lie, if the user has them.
         progress: is told how far a download or an unpacking has come.
@@ -94,7 +97,7 @@ def _from_path(path: Path, columns: Columns) -> Table:
 
 
 def _refuse_columns(columns: Columns, why: str) -> None:
-    for option, name in columns.named().items():
+    for option, name in columns.named():
         raise OptionError(f"--{option} {name!r} names a column, which only tables have, and {why}.")
 
 
@@ -108,6 +111,11 @@ def _with_test(development: Table, test: Table) -> Table:
         raise DataError(
             f"The pictures of the test set {test.name} have shape {test.arrays.shape[1:]}, "
             f"those of {development.name} {development.arrays.shape[1:]}."
+        )
+    if development.targets.shape[1:] != test.targets.shape[1:]:
+        raise DataError(
+            f"The pictures of the test set {test.name} have {number_of(width_of(test), 'target')} each, "
+            f"those of {development.name} {width_of(development)}."
         )
     sizes = (len(development.refs), len(test.refs))
     given = development.parts if development.parts is not None else np.full(sizes[0], "", dtype=object)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from pixelfit.data.targets import outline
 from pixelfit.errors import DataError, OptionError
-from pixelfit.types import Array, Examples, Facts, Fold, Inspected, Ints, Pictures, SealedTest, Splits, Table
+from pixelfit.types import Array, Examples, Facts, Fold, Inspected, Ints, Kind, Pictures, SealedTest, Splits, Table
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
@@ -17,6 +20,12 @@ FOLDS = 5
 # With fewer pictures to develop on, 15 % of them are too few to tell recipes apart.
 FEW = 1_000
 _FEWEST_A_FOLD = 4  # groups of pictures
+_STRATIFIED_BY: Mapping[Kind, str] = {
+    "number": "target value",
+    "numbers": "the first principal component of the targets",
+    "label": "class",
+    "labels": "each picture's rarest label",
+}
 
 
 def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int, folds: int | None = 1) -> Splits:
@@ -24,7 +33,8 @@ def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int, 
 
     The parts that the data come with are used where there are any; from the others a fifth is cut off for a test, and
     15 % of the rest for validation. Cuts are stratified: by class, or by value or tenth of the target's distribution for
-    a regression. Pictures that belong together (``inspected.together``) are not parted by a cut.
+    a regression; where a picture has several numbers or labels, by the one number that stands for them (``outline``).
+    Pictures that belong together (``inspected.together``) are not parted by a cut.
 
     Args:
         table: what the user brought.
@@ -42,7 +52,7 @@ def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int, 
     rows: Ints = np.arange(len(pictures.rows))
     given = np.full(len(rows), "", dtype=object) if table.parts is None else table.parts[pictures.rows]
     rest = rows[(given == "") | (given == "train")]
-    by = "class" if facts.task == "classification" else "target value"
+    by = _STRATIFIED_BY[facts.kind]
     whole = f", whole groups of {table.group_name!r}" if table.groups is not None else ""
 
     test = rows[given == "test"]
@@ -101,7 +111,7 @@ def _also_in(others: Ints, part: Ints, together: Ints) -> str:
 def _strata(facts: Facts, targets: Array) -> Ints:
     """In which stratum each of these rows is: its class, its value, or its part of the distribution of values."""
     few_values = facts.distinct_targets * _ROWS_A_BIN <= len(targets) and facts.distinct_targets <= 2 * _BINS
-    if facts.task == "classification" or few_values:
+    if facts.classes is not None or few_values:
         strata = np.unique(targets, return_inverse=True)[1].astype(np.int64)
     else:
         bins = int(np.clip(len(targets) // _ROWS_A_BIN, 1, _BINS))
@@ -116,7 +126,7 @@ def _folds(rows: Ints, inspected: Inspected, folds: int, rng: np.random.Generato
     groups = inspected.together[rows]
     _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
     leaders = rows[first]
-    strata = _strata(inspected.facts, inspected.targets[leaders])
+    strata = _strata(inspected.facts, outline(inspected.facts.kind, inspected.targets)[leaders])
     dealt: Ints = np.empty(len(leaders), dtype=np.int64)
     # Stratum after stratum, each in random order: where one ends, the next goes on.
     dealt[np.lexsort((rng.permutation(len(leaders)), strata))] = np.arange(len(leaders)) % folds
@@ -128,7 +138,7 @@ def _cut(rows: Ints, inspected: Inspected, share: float, rng: np.random.Generato
     groups = inspected.together
     _, first = np.unique(groups[rows], return_index=True)
     leaders = rows[first]  # one row a group stands for it
-    strata = _strata(inspected.facts, inspected.targets[leaders])
+    strata = _strata(inspected.facts, outline(inspected.facts.kind, inspected.targets)[leaders])
     chosen = []
     owed = 0.0  # what rounding left over goes to the next stratum, so that the total comes out right
     for stratum in np.unique(strata):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pixelfit.data.arrays import part_named, printable_name
+from pixelfit.data.targets import as_tuples, is_missing, number_in
 from pixelfit.errors import DataError, OptionError
 from pixelfit.types import Array, Columns, LeftOut, PictureFile, Table
 
@@ -100,15 +101,15 @@ def check_columns(frame: pd.DataFrame, columns: Columns, *, told_as: str, folder
     twice = next((column for place, column in enumerate(names) if column in names[:place]), None)
     if twice is not None:
         raise DataError(f"{told_as} has two columns named {twice!r}.")
-    for option, chosen in columns.named().items():
+    for option, chosen in columns.named():
         if chosen not in names:
             raise OptionError(f"--{option} {chosen!r} is no column of {told_as}; its columns are {', '.join(names)}.")
-    split = next((column for column in names if column.lower() == _SPLIT_COLUMN and column != columns.target), None)
-    taken = {column for column in (columns.target, columns.group, split) if column is not None}
+    split = next((column for column in names if column.lower() == _SPLIT_COLUMN and column not in columns.targets), None)
+    taken = {column for column in (*columns.targets, columns.group, split) if column is not None}
     pictures = columns.pictures or _picture_column(frame, taken, told_as, folder)
     others = [column for column in names if column not in {*taken, pictures}]
-    target = columns.target or _target_column(others, pictures, told_as)
-    return Columns(target, pictures, columns.group), split
+    targets = columns.targets or (_target_column(others, pictures, told_as),)
+    return Columns(targets, pictures, columns.group), split
 
 
 def table_of(
@@ -121,29 +122,54 @@ def table_of(
     file_of: Callable[[int, str], PictureFile],
 ) -> Table:
     """A table of the frame's rows; ``file_of`` gives the picture of a row (counted from 0) and its entry in the path column."""
-    assert columns.target is not None
     assert columns.pictures is not None
     whole, left_out = _whole_rows(frame.reset_index(drop=True), columns, split)
     entries = [str(entry) for entry in whole[columns.pictures]]
+    several = len(columns.targets) > 1
     return Table(
         name=name,
         refs=tuple(printable_name(entry) for entry in entries),
-        targets=_plain(whole[columns.target], told_as, some_missing=bool(left_out)),
-        target_name=columns.target,
+        targets=_side_by_side(whole[list(columns.targets)], told_as)
+        if several
+        else _plain(whole[columns.targets[0]], told_as, some_missing=bool(left_out)),
+        target_name=", ".join(columns.targets),
         files=tuple(file_of(int(row), entry) for row, entry in zip(whole.index, entries, strict=True)),
         parts=None if split is None else _parts(whole[split], told_as),
         groups=None if columns.group is None else whole[columns.group].astype(str).to_numpy(dtype=object),
         group_name=columns.group or "",
         left_out=left_out,
+        target_names=columns.targets if several else (),
     )
 
 
-def _plain(targets: pd.Series, told_as: str, *, some_missing: bool) -> Array:
-    for row, value in zip(targets.index.tolist(), targets, strict=True):
-        if isinstance(value, (list, dict, np.ndarray)):
+def _side_by_side(frame: pd.DataFrame, told_as: str) -> Array:
+    """The columns of several targets as numbers, shape (N, T)."""
+    columns = []
+    for name in frame.columns:
+        values = frame[name].tolist()
+        numbers = [number_in(value) for value in values]
+        if None in numbers:
+            row = numbers.index(None)
             raise DataError(
-                f"Row {row + 1} of {told_as} has {value!r} in {targets.name!r}; a target must be one number or label."
+                f"Row {frame.index[row] + 1} of {told_as} has {values[row]!r} in {name!r}, which is no number: "
+                f"where several targets are named, all must be numbers."
             )
+        columns.append(np.array(numbers, dtype=np.float64))
+    return np.column_stack(columns)
+
+
+def _plain(targets: pd.Series, told_as: str, *, some_missing: bool) -> Array:
+    lists = [isinstance(value, (list, tuple, np.ndarray)) for value in targets]
+    for row, value, listed in zip(targets.index.tolist(), targets, lists, strict=True):
+        if isinstance(value, dict):
+            raise DataError(
+                f"Row {row + 1} of {told_as} has {value!r} in {targets.name!r}; "
+                f"a target must be a number or a label, or a list of them."
+            )
+        if any(lists) and not listed:
+            raise DataError(f"Row {row + 1} of {told_as} has {value!r} in {targets.name!r}, where other rows have lists.")
+    if any(lists):
+        return as_tuples(list(targets), [f"Row {row + 1} of {told_as}" for row in targets.index.tolist()], str(targets.name))
     values = np.asarray(targets.to_numpy())
     # Whole numbers become floats in a column in which some are missing, and a label 3 would be called 3.0.
     whole = values.dtype.kind == "f" and some_missing and bool((values == np.round(values)).all())
@@ -152,13 +178,22 @@ def _plain(targets: pd.Series, told_as: str, *, some_missing: bool) -> Array:
 
 def _whole_rows(frame: pd.DataFrame, columns: Columns, split: str | None) -> tuple[pd.DataFrame, tuple[LeftOut, ...]]:
     """The rows with everything that is needed, and the others with what they lack. Rows count from 1 below the header."""
-    lacks = {"path": columns.pictures, "target": columns.target, "group": columns.group, "split": split}
+    lacks = [
+        ("path", columns.pictures),
+        *(("target", name) for name in columns.targets),
+        ("group", columns.group),
+        ("split", split),
+    ]
     reasons: dict[int, str] = {}
-    for what, column in lacks.items():
+    for what, column in lacks:
         if column is None:
             continue
         for row in np.flatnonzero(frame[column].isna().to_numpy()):
             reasons.setdefault(int(row), f"no {what} in {column!r}")
+    for name in columns.targets:
+        for place, value in enumerate(frame[name].tolist() if frame[name].dtype == object else []):
+            if isinstance(value, (list, tuple, np.ndarray)) and any(is_missing(part) for part in value):
+                reasons.setdefault(place, f"a value is missing in {name!r}")
     left_out = tuple(LeftOut(_row_name(frame, columns, row), reason) for row, reason in sorted(reasons.items()))
     whole = np.ones(len(frame), dtype=bool)
     whole[list(reasons)] = False

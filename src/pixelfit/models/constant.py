@@ -54,6 +54,6 @@ FAMILY = Family(
     fit=fit,
     searched=False,
     # Without the histogram, whose bins and smoothing would move the plain mean or median of the targets a little.
-    heads=("classes", "discrete", "squared", "huber"),
+    heads=("classes", "discrete", "squared", "huber", "labels"),
     augmented=False,
 )

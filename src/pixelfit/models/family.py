@@ -63,7 +63,7 @@ class Fit(Protocol):
         Args:
             module: what the family's ``build`` made.
             chunks: the pictures as normalised floats (n, C, H, W), some at a time, so that large ones need not fit together.
-            targets: encoded by ``head``, shape (N,).
+            targets: encoded by ``head``, shape (N,), or (N, targets) for several.
             head: says what the outputs mean.
             architecture: the family's own choices, as for ``build``.
             seed: makes the fit repeatable.

@@ -110,7 +110,7 @@ class Model:
         return torch.cat(parts) if parts else torch.zeros(0, self.head.outputs)
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
-        """Predictions: values (N,) for a regression, class probabilities (N, classes) for a classification."""
+        """Predictions: values (N,) or, for several targets, (N, targets); for labels probabilities (N, classes)."""
         return self.head.predict(self.outputs(store, rows) / self.temperature).numpy()
 
     def forecast(self, store: Array, rows: Array | None = None) -> Forecast:

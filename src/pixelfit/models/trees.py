@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pixelfit.models.family import Architecture, Choice, Dimension, Family
 from pixelfit.models.heads import Head
+from pixelfit.models.several import Outputs
 from pixelfit.types import Array, PictureSpec
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LEAST_PROBABILITY = 1e-3
 _AT_ONCE = 4  # trees between two looks at the clock
 SPACE: Mapping[str, Dimension] = {"trees": Choice((50, 100, 200), 100), "smallest_leaf": Choice((1, 2, 5), 1)}
 # Trees split by squared error or by class: the histogram's and Huber's losses would be theirs in name only.
-HEADS = ("classes", "discrete", "squared")
+HEADS = ("classes", "discrete", "squared", "labels")
 
 
 class Trees(nn.Module):
@@ -43,6 +44,7 @@ class Trees(nn.Module):
     value: torch.Tensor
     roots: torch.Tensor
     depth: torch.Tensor
+    link: torch.Tensor | None
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -53,15 +55,18 @@ class Trees(nn.Module):
         self.register_buffer("value", torch.zeros(1, outputs))
         self.register_buffer("roots", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("depth", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("link", None)  # a place in _LINKS; None where one value or the shares of classes are predicted
 
     def answers(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, features) to (N, outputs): the mean over trees; as logarithms of probabilities for several outputs."""
+        """(N, features) to (N, outputs): the mean over trees, or the logarithms of such probabilities or of their odds."""
         features = features.double()
         node = self.roots.expand(len(features), -1)
         for _ in range(int(self.depth)):
             goes_left = features.gather(1, self.feature[node]) <= self.threshold[node]
             node = torch.where(goes_left, self.left[node], self.right[node])
         mean = self.value[node].mean(dim=1)
+        if self.link is not None:
+            return _LINKS[int(self.link)](mean)
         return mean.clamp_min(_LEAST_PROBABILITY).log() if self.outputs > 1 else mean
 
     def set_nodes(self, arrays: dict[str, torch.Tensor]) -> None:
@@ -92,6 +97,14 @@ class Forest(Trees):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, outputs)."""
         return self.answers(self.features(pictures))
+
+
+_LINKS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+    lambda mean: mean,
+    lambda mean: mean.clamp(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY).logit(),
+)
+# Which of these the heads for several numbers or labels take.
+_LINK_OF: Mapping[Outputs, int] = {"values": 0, "odds": 1}
 
 
 def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:
@@ -128,11 +141,12 @@ def grow(
     """Grow trees on features (N, F), a few at a time until there are enough or time is up; return how many."""
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor  # a second to load: not needed to predict
 
-    kind = ExtraTreesClassifier if head.outputs > 1 else ExtraTreesRegressor
+    shares = head.gives == "shares"
+    kind = ExtraTreesClassifier if shares else ExtraTreesRegressor  # which splits 0 and 1 as a classifier would
     grower = kind(
         n_estimators=0,
         min_samples_leaf=architecture["smallest_leaf"],
-        max_features="sqrt" if head.outputs > 1 else 1 / 3,
+        max_features=1 / 3 if head.gives == "values" else "sqrt",
         max_leaf_nodes=_MOST_LEAVES,
         warm_start=True,
         n_jobs=-1,
@@ -143,11 +157,13 @@ def grow(
         grower.fit(features.numpy(), targets.numpy())
         if time_left() <= 0:
             break
-    trees.set_nodes(_as_arrays(grower, head.outputs))
+    trees.set_nodes(_as_arrays(grower, head.outputs if shares else 0))
+    if head.outputs > 1 and not shares:
+        trees.set_nodes({"link": torch.tensor(_LINK_OF[head.gives])})
     return len(grower.estimators_)
 
 
-def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int) -> dict[str, torch.Tensor]:
+def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, classes: int) -> dict[str, torch.Tensor]:
     parts: dict[str, list[Array]] = {name: [] for name in ("feature", "threshold", "left", "right", "value")}
     roots, offset = [], 0
     for estimator in grower.estimators_:
@@ -158,7 +174,7 @@ def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int)
         parts["threshold"].append(tree.threshold)
         parts["left"].append(np.where(leaf, here, tree.children_left) + offset)
         parts["right"].append(np.where(leaf, here, tree.children_right) + offset)
-        parts["value"].append(_node_values(tree.value[:, 0, :], grower, outputs))
+        parts["value"].append(_class_shares(tree.value[:, 0, :], grower, classes) if classes else tree.value[:, :, 0])
         roots.append(offset)
         offset += tree.node_count
     depth = max(estimator.tree_.max_depth for estimator in grower.estimators_)
@@ -167,10 +183,8 @@ def _as_arrays(grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int)
     return {**arrays, "roots": torch.tensor(roots), "depth": torch.tensor(depth)}
 
 
-def _node_values(values: Array, grower: ExtraTreesClassifier | ExtraTreesRegressor, outputs: int) -> Array:
-    if outputs == 1:
-        return values
-    full = np.zeros((len(values), outputs))
+def _class_shares(values: Array, grower: ExtraTreesClassifier | ExtraTreesRegressor, classes: int) -> Array:
+    full = np.zeros((len(values), classes))
     full[:, grower.classes_] = values / values.sum(axis=1, keepdims=True)  # a class never seen stays at 0
     return full
 

@@ -34,11 +34,17 @@ def charts_html(charts: Mapping[str, figure]) -> tuple[Markup, dict[str, Markup]
     return Markup("\n".join(f"<script>{body}</script>" for body in bodies)), {name: Markup(html) for name, html in places.items()}
 
 
-def distribution(edges: list[float] | None, labels: Sequence[str], counts: Mapping[str, Sequence[int]], title: str) -> figure:
-    """Share of pictures by target value or class, for each split."""
-    shares = {name: np.array(values) / max(1, sum(values)) for name, values in counts.items()}
+def distribution(
+    edges: list[float] | None,
+    labels: Sequence[str],
+    counts: Mapping[str, Sequence[int]],
+    title: str,
+    totals: Mapping[str, int] | None = None,
+) -> figure:
+    """Share of pictures by target value or class, for each split; ``totals``: its pictures, of which one may count twice."""
+    shares = {name: np.array(values) / max(1, totals[name] if totals else sum(values)) for name, values in counts.items()}
     if edges is None:
-        plot = _plot("class", "share of the split", y_range=DataRange1d(start=0), x_range=list(labels))
+        plot = _plot("label" if totals else "class", "share of the split", y_range=DataRange1d(start=0), x_range=list(labels))
         middles: Array = np.arange(len(labels)) + 0.5
         widths: Array = np.full(len(labels), 0.8)
         names = list(labels)
@@ -157,9 +163,9 @@ def residuals_against_true(targets: Array, predictions: Array, refs: Sequence[st
 
 
 def coverage_by_range(ranges: Sequence[Json], names: Sequence[str], asked: float, title: str) -> figure:
-    """Share of true values that the prediction intervals held, by range of the target, with its 95 % interval."""
+    """Share of true values that the prediction intervals held, by range of the target or by target, with its 95 % interval."""
     unique = [f"{place}. {name}" if list(names).count(name) > 1 else name for place, name in enumerate(names, start=1)]
-    plot = _plot(f"true {title}", "held the true value", x_range=unique, y_range=DataRange1d(range_padding=0.15))
+    plot = _plot(title, "held the true value", x_range=unique, y_range=DataRange1d(range_padding=0.15))
     source = ColumnDataSource(
         {
             "x": unique,
@@ -189,9 +195,11 @@ def coverage_by_range(ranges: Sequence[Json], names: Sequence[str], asked: float
     return plot
 
 
-def reliability(after: Sequence[Json], before: Sequence[Json]) -> figure:
+def reliability(
+    after: Sequence[Json], before: Sequence[Json], x_label: str = "how sure the model is", y_label: str = "how often it is right"
+) -> figure:
     """How often the model is right, over how sure it is; a model that is as sure as it should be lies on the line."""
-    plot = _plot("how sure the model is", "how often it is right")
+    plot = _plot(x_label, y_label)
     plot.line([0, 1], [0, 1], color=_INK, line_width=1.5, line_dash="dashed")
     items = []
     dots = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from bokeh.plotting import figure
 from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
 from pixelfit.report import charts, sureness
 from pixelfit.report.augmentation import augmentation_section
+from pixelfit.report.targets import View, by_metric, each_table, together_table, view_of
 from pixelfit.runs import RunFolder
-from pixelfit.types import METRICS_OF, Array, Json
+from pixelfit.types import METRICS_OF, TASK_WORDS, Json
 from pixelfit.words import value_words
 
 _CURVES = 6
 _MOST_IN_MATRIX = 25
 _MOST_CONFUSED = 20
-# What the summary speaks of, unless the user asked for a metric: more people know accuracy than log loss.
-_HEADLINES = {"regression": "rmse", "classification": "accuracy"}
 
 # What each part of the data is for.
 _USES = {
@@ -56,19 +54,27 @@ def page(folder: RunFolder) -> Page:
     timeline, pictures = folder.read("timeline.json"), folder.read("pictures/pictures.json")
     predictor = folder.read("model/predictor.json")
     trials = folder.read_trials()
-    task, ranked_by = facts["task"], _ranked_by(facts)
-    refs, targets, predictions = _test_predictions(folder, facts)
+    task, ranked_by, view = facts["task"], _ranked_by(facts), view_of(facts)
+    drawing = view.draw(folder, facts, data)
     weights: dict[int, float] = {}
     for member in predictor["members"]:
         weights[member["trial"]] = weights.get(member["trial"], 0.0) + member["weight"]
-    drawn = {**_charts(facts, data, trials, refs, targets, predictions), **sureness.sureness_charts(scores, facts)}
+    drawn = {**drawing.charts, **_search_charts(trials, ranked_by), **sureness.sureness_charts(scores, facts)}
     sections = {
-        "title": f"{facts['data']}: image {task}",
+        "title": f"{facts['data']}: image {TASK_WORDS.get(task, task)}",
         "facts": facts,
-        "classification": task == "classification",
-        "summary": _summary(scores, trials, weights, timeline, run, ranked_by),
+        "further": view.further,
+        "summary": _summary(scores, trials, weights, timeline, run, ranked_by, view),
         "sureness": sureness.sureness_section(scores),
+        "coverage_caption": sureness.coverage_caption(scores),
+        "reliability_caption": sureness.reliability_caption(scores),
         "scores": _score_rows(scores),
+        "score_note": view.note,
+        "each": each_table(scores),
+        "together": together_table(data, facts),
+        "distributions": drawing.distributions,
+        "evaluations": drawing.evaluations,
+        "charts_left_out": len(scores.get("targets", ())) - len(drawing.evaluations),
         "references": _reference_rows(data["references"], scores),
         "environment": run["environment"],
         "command": _command(run),
@@ -76,12 +82,12 @@ def page(folder: RunFolder) -> Page:
         "timeline": timeline,
         "data": {"folds": 1, **data},  # runs from before there were folds do not say
         "uses": _USES,
-        "range": _range(facts),
+        "range": view.range(facts),
         "samples": _gallery(folder.path, pictures, "sample"),
         "worst": _gallery(folder.path, pictures, "worst"),
         "found": {finding["kind"]: _gallery(folder.path, pictures, finding["kind"]) for finding in facts["findings"]},
         "ranked_by": TITLES[ranked_by],
-        "leaderboard": _leaderboard(trials, weights, ranked_by),
+        "leaderboard": _leaderboard(trials, weights, ranked_by, by_metric(view.beside, ranked_by)),
         "failed": [trial for trial in trials if trial["error"]],
         "augmentation": augmentation_section(folder.read_if_there("augmentation.json")),
         "confusion": _confusion(scores),
@@ -91,34 +97,16 @@ def page(folder: RunFolder) -> Page:
         "run_name": shlex.quote(str(folder.path)),
         "run_literal": repr(str(folder.path)),
         "seed": scores["seed"],
-        "shown_points": min(len(targets), charts.MOST_POINTS),
+        "shown_points": drawing.points,
     }
     return Page(sections, drawn)
 
 
-def _charts(
-    facts: Json, data: Json, trials: Sequence[Json], refs: Sequence[str], targets: Array, predictions: Array
-) -> dict[str, figure]:
-    spread = data["distribution"]
-    ranked_by, name = _ranked_by(facts), facts["target_name"]
-    labels = [str(label) for label in facts["classes"] or ()]
-    if facts["classes"] is None:
-        test = np.histogram(targets, bins=spread["edges"])[0]
-    else:
-        test = np.array([int((targets == label).sum()) for label in labels])
-    parts = {name: counts for name, counts in spread.items() if name != "edges"}
-    counts = {**parts, "test": [int(count) for count in test]}
-    drawn = {
-        "distribution": charts.distribution(spread["edges"], labels, counts, name),
-        "history": charts.search_history(trials, f"validation {cost_title(ranked_by)}"),
-    }
+def _search_charts(trials: Sequence[Json], ranked_by: str) -> dict[str, figure]:
+    drawn = {"history": charts.search_history(trials, f"validation {cost_title(ranked_by)}")}
     curves = [trial for trial in _ranked(trials) if len(trial["history"]) > 1][:_CURVES]
     if curves:
         drawn["curves"] = charts.learning_curves(curves, f"validation {TITLES[watched(ranked_by)]}")
-    if facts["classes"] is None:
-        drawn["true_predicted"] = charts.true_against_predicted(targets, predictions, refs, name)
-        drawn["residuals"] = charts.residuals(targets, predictions, name)
-        drawn["residuals_true"] = charts.residuals_against_true(targets, predictions, refs, name)
     return drawn
 
 
@@ -127,16 +115,16 @@ def _command(run: Json) -> str:
     given = {name: value for name, value in run["options"].items() if value is not None and value is not False and name != "out"}
     if "budget" in given:
         given["budget"] = f"{given['budget']:g}s"
-    options = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}") for name, value in given.items()
-    ]
+    pairs = [(name, each) for name, value in given.items() for each in (value if isinstance(value, (list, tuple)) else [value])]
+    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}") for name, value in pairs]
     return " ".join(["pixelfit fit", shlex.quote(run["source"]) if run["source"] else "(arrays)", *options])
 
 
 def _summary(
-    scores: Json, trials: Sequence[Json], weights: Mapping[int, float], timeline: Json, run: Json, ranked_by: str
+    scores: Json, trials: Sequence[Json], weights: Mapping[int, float], timeline: Json, run: Json, ranked_by: str, view: View
 ) -> dict[str, Json]:
-    name = run["options"].get("metric") or _HEADLINES[scores["task"]]
+    # Unless the user asked for a metric, a better known one than what trials were ranked by.
+    name = ranked_by if run["options"].get("metric") else view.headline
     value, baseline = scores["test"][name], scores["baseline"][name]["value"]
     families = sorted({trial["family"] for trial in trials if trial["number"] in weights})
     apart = max(cost(name, value["low"]), cost(name, value["high"])) < cost(name, baseline)
@@ -147,7 +135,7 @@ def _summary(
         "high": shown(name, value["high"]),
         "baseline": shown(name, baseline),
         "beats_baseline": apart,
-        "constant": {"rmse": "the mean", "mae": "the median"}.get(ranked_by, "the most frequent class"),
+        "constant": by_metric(view.constant, ranked_by),
         "rows": scores["rows"],
         "trials": len(trials),
         "seconds": timeline["seconds"]["scoring"],
@@ -192,19 +180,11 @@ def _ranked_by(facts: Json) -> str:
     return str(facts.get("metric", METRICS_OF[facts["task"]][0]))
 
 
-def _range(facts: Json) -> str:
-    if facts["target_range"] is None:
-        return f"{len(facts['classes'])} classes"
-    low, high = facts["target_range"]
-    return f"{value_words(low)} to {value_words(high)}, {facts['distinct_targets']:,} distinct values"
-
-
 def _ranked(trials: Sequence[Json]) -> list[Json]:
     return sorted((trial for trial in trials if trial["score"] is not None), key=lambda trial: float(trial["score"]))
 
 
-def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by: str) -> list[dict[str, Json]]:
-    extra = {"rmse": "r2", "mae": "r2", "accuracy": "log_loss"}.get(ranked_by, "accuracy")
+def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by: str, extra: str) -> list[dict[str, Json]]:
     return [
         {
             "rank": place,
@@ -319,13 +299,3 @@ def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, 
             }
         )
     return shown_pictures
-
-
-def _test_predictions(folder: RunFolder, facts: Json) -> tuple[list[str], Array, Array]:
-    """The test set's picture names, targets and predictions; targets are words for a classification."""
-    with (folder.path / "predictions" / "test.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    refs = [row["picture"] for row in rows]
-    if facts["classes"] is None:
-        return refs, np.array([float(row["target"]) for row in rows]), np.array([float(row["prediction"]) for row in rows])
-    return refs, np.array([row["target"] for row in rows]), np.array([row["prediction"] for row in rows])

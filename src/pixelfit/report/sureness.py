@@ -12,12 +12,18 @@ from pixelfit.types import Json
 from pixelfit.words import value_words
 
 _CLASSES_SHOWN = 10
+_TARGETS_SHOWN = 12  # in a chart
 
 
 def sureness_section(scores: Json) -> Json:
     """What "How sure is it?" says, as the template takes it; None for a run from before there were intervals."""
     if "intervals" not in scores:
         return None
+    if scores.get("targets"):
+        parts = [one for one in scores["targets"] if one["intervals"] is not None]
+        return {"lead": _each_lead(parts), "tables": [_each_table(parts)] if parts else []}
+    if scores["task"] == "multilabel":
+        return {"lead": _pairs_lead(scores["reliability"]), "tables": [_reliability_table(scores["reliability"], _OF_PAIRS)]}
     if scores["task"] == "regression":
         part = scores["intervals"]
         return {"lead": _interval_lead(part), "tables": [] if part is None else [_interval_table(part), _range_table(part)]}
@@ -33,10 +39,77 @@ def sureness_charts(scores: Json, facts: Json) -> dict[str, figure]:
     if scores.get("intervals"):
         part = scores["intervals"]
         names = [_range_name(one) for one in part["ranges"]]
-        return {"coverage": charts.coverage_by_range(part["ranges"], names, part["coverage"], facts["target_name"])}
+        return {"coverage": charts.coverage_by_range(part["ranges"], names, part["coverage"], f"true {facts['target_name']}")}
+    each = [one for one in scores.get("targets", ()) if one["intervals"] is not None][:_TARGETS_SHOWN]
+    if each:
+        parts = [{**one["intervals"], "rows": scores["rows"]} for one in each]
+        return {"coverage": charts.coverage_by_range(parts, [one["name"] for one in each], parts[0]["coverage"], "target")}
     if scores.get("reliability"):
-        return {"reliability": charts.reliability(scores["reliability"]["bins"], scores["reliability"]["bins_before"])}
+        bins = scores["reliability"]["bins"], scores["reliability"]["bins_before"]
+        axes = ("probability of a label", "how often it is there") if scores["task"] == "multilabel" else ()
+        return {"reliability": charts.reliability(*bins, *axes)}
     return {}
+
+
+def coverage_caption(scores: Json) -> str:
+    """What stands below the chart of the intervals' coverage."""
+    where = "for each target" if scores.get("targets") else "over the range of the target"
+    asked = "the dashed line is what was asked for, the bars are 95 % intervals."
+    return f"How often the interval held the true value, {where}; {asked}"
+
+
+def reliability_caption(scores: Json) -> str:
+    """What stands below the chart of the reliability."""
+    if scores["task"] == "multilabel":
+        what = "A label's probability against the share of test pictures that have it; larger dots stand for more pairs."
+    else:
+        what = "Sureness against the share of right predictions on the test set; larger dots stand for more pictures."
+    return f"{what} On the dashed line the model is as sure as it should be."
+
+
+def _each_lead(parts: Sequence[Json]) -> str:
+    if not parts:
+        return _interval_lead(None)
+    covered = [one["intervals"]["covered"]["value"] for one in parts]
+    asked = parts[0]["intervals"]["coverage"]
+    return (
+        f"Beside each number the model gives a range meant to hold the true value for {_of_100(asked)} pictures, for each target "
+        f"by itself: all of a picture's ranges together hold less often. On the unseen pictures they held it for "
+        f"{_of_100(min(covered))} ({_named(parts, covered, min(covered))}) to {_of_100(max(covered))} "
+        f"({_named(parts, covered, max(covered))})."
+    )
+
+
+def _named(parts: Sequence[Json], covered: Sequence[float], share: float) -> str:
+    return str(parts[covered.index(share)]["name"])
+
+
+def _each_table(parts: Sequence[Json]) -> Json:
+    first = parts[0]["intervals"]
+    rows = [
+        [
+            one["name"],
+            *_share(one["intervals"]["covered"]),
+            shown("mae", one["intervals"]["mean_width"]),
+            shown("mae", one["intervals"]["constant_width"]),
+            "yes" if one["intervals"]["scaled"] else "no",
+        ]
+        for one in parts
+    ]
+    return {
+        "head": ["target", "held the true value", "95 % interval", "mean width", "width, one for all", "widths differ"],
+        "rows": rows,
+        "note": f"Split-conformal intervals for {100 * first['coverage']:g} % on {first['calibrated_on']:,} validation pictures, "
+        "calibrated target by target; wider where the model is less sure, if that proved better there.",
+    }
+
+
+def _pairs_lead(reliability: Json) -> str:
+    return (
+        "Of the labels that the model gives 80 %, 80 of 100 should be there. On the unseen pictures, over all pairs of picture "
+        f"and label, the two were {percent(reliability['error'])} apart on average (before calibration "
+        f"{percent(reliability['error_before'])})."
+    )
 
 
 def _interval_lead(part: Json) -> str:
@@ -105,9 +178,13 @@ def _range_table(part: Json) -> Json:
     }
 
 
-def _reliability_table(reliability: Json) -> Json:
+_OF_PICTURES = ("sureness", "pictures", "mean sureness", "right")
+_OF_PAIRS = ("probability", "pairs", "mean probability", "there")
+
+
+def _reliability_table(reliability: Json, head: Sequence[str] = _OF_PICTURES) -> Json:
     return {
-        "head": ["sureness", "pictures", "mean sureness", "right"],
+        "head": list(head),
         "rows": [
             [
                 f"{100 * one['low']:.0f} to {100 * one['high']:.0f} %",
@@ -118,7 +195,7 @@ def _reliability_table(reliability: Json) -> Json:
             for one in reliability["bins"]
             if one["rows"]
         ],
-        "note": "Expected calibration error: the mean distance of the last two columns, weighted by the number of pictures.",
+        "note": f"Expected calibration error: the mean distance of the last two columns, weighted by the number of {head[1]}.",
     }
 
 

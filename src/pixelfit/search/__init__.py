@@ -70,7 +70,7 @@ def search(
 
 def after_s(splits: Splits, facts: Facts) -> float:
     """Seconds for choosing, resampling the metrics and drawing the report."""
-    return _AFTER_S + _RESAMPLED_S * metrics.RESAMPLES * len(splits.test) * len(facts.classes or (0,))
+    return _AFTER_S + _RESAMPLED_S * metrics.RESAMPLES * len(splits.test) * len(facts.classes or facts.target_names or (0,))
 
 
 def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Limits, deadline: Deadline) -> float:

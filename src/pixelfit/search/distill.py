@@ -35,7 +35,7 @@ def student_recipe(trials: tuple[Trial, ...], predictor: Predictor, most_latency
 
 def teachings(predictor: Predictor, recipe: Recipe, train_set: Examples, facts: Facts) -> torch.Tensor:
     """What the student is to learn of the training pictures: the teacher's distributions, or its values, as its head has them."""
-    if facts.task == "classification":
+    if facts.classes is not None:
         return torch.from_numpy(predictor.raw(train_set.store, train_set.rows)).float()
     if recipe.head == "discrete":
         return torch.from_numpy(sum(_shares(member, train_set) for member in predictor.members)).float()

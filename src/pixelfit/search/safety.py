@@ -208,23 +208,24 @@ def probe(models: Sequence[Model], asked: Sequence[Examples], baseline: Array, f
     targets = np.concatenate([examples.targets for examples in asked])
     before = metrics.row_losses(facts, targets, as_is)
     gap = metrics.row_losses(facts, targets, baseline) - before
-    numbers, deviation = facts.task == "regression", float(np.std(targets)) or 1.0
+    numbers = facts.task == "regression"
+    deviation = np.where(np.std(targets, axis=0) > 0, np.std(targets, axis=0), 1.0)
     # A model that errs by half a deviation may well answer so differently to pictures of a kind that it has never seen.
-    limit = max(UNSAFE_SHIFT, float(np.std(as_is - targets)) / deviation) if numbers else math.inf
+    limit = max(UNSAFE_SHIFT, float(np.std((as_is - targets) / deviation))) if numbers else math.inf
     verdicts, left = [], iter(changed)
     for change in changes:
         rows = [[next(left) for _ in row] for row in change.views]
         losses = np.mean([metrics.row_losses(facts, targets, each) for row in rows for each in row], axis=0)
         shift = None
         if numbers and len(change.views[0]) == 2:
-            shift = max(_apart(*row) for row in rows) / deviation
+            shift = max(_apart(one, other, deviation) for one, other in rows)
         verdicts.append(_judged(change, losses, before, gap, shift=shift, limit=limit))
     return Probe(len(targets), float((gap + before).mean()), float(before.mean()), tuple(verdicts))
 
 
-def _apart(one: Array, other: Array) -> float:
-    """How far predictions lie apart on average; of several targets' the furthest."""
-    return float(np.abs((one - other).mean(axis=0)).max())
+def _apart(one: Array, other: Array, deviation: Array) -> float:
+    """How far predictions lie apart on average, in standard deviations of the target; of several targets' the furthest."""
+    return float(np.abs((one - other).mean(axis=0) / deviation).max())
 
 
 def _judged(change: Change, losses: Array, before: Array, gap: Array, *, shift: float | None, limit: float) -> Verdict:
