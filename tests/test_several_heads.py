@@ -30,7 +30,7 @@ from pixelfit.models.heads import (
     temperature_for,
 )
 from pixelfit.models.model import Model, Preparation
-from pixelfit.models.pretrained import _solved
+from pixelfit.models.pretrained import _best_penalty, _minimised, _start
 from pixelfit.models.several import HistogramHeads, LabelsHead, SquaredHeads
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
@@ -147,7 +147,7 @@ def test_temperatures_undo_too_much_or_too_little_sureness_of_labels(factor: flo
     rng = np.random.default_rng(0)
     odds = rng.normal(-1, 2, (4000, 3))
     labels = (rng.random((4000, 3)) < expit(odds)).astype(int)
-    assert temperature_for(LabelsHead(3), torch.from_numpy(odds * factor), labels) == pytest.approx(factor, rel=0.1)
+    assert temperature_for([(LabelsHead(3), torch.from_numpy(odds * factor), labels)]) == pytest.approx(factor, rel=0.1)
     found = ensemble_temperature(labels, expit(odds * factor), label_surprises, sharpened_odds)
     assert found == pytest.approx(factor, rel=0.1)
     np.testing.assert_allclose(sharpened_odds(expit(odds), factor), expit(odds / factor), rtol=1e-9)
@@ -183,7 +183,10 @@ def test_layers_on_frozen_features_are_solved_for_several_targets(head: Head) ->
     features, weight = rng.normal(size=(400, 6)), rng.normal(size=(6, 2))
     values = features @ weight
     targets = values if isinstance(head, SquaredHeads) else (values > 0).astype(int)
-    found, bias, _ = _solved(torch.from_numpy(features).float(), head.encode(targets), head, 0, lambda: 1.0)
+    known, encoded = torch.from_numpy(features).float(), head.encode(targets)
+    folds = torch.arange(len(known)) % 5
+    penalty, _, _ = _best_penalty(known, encoded, head, folds, range(5), lambda: 1.0)
+    found, bias = _minimised(known, encoded, head, penalty, _start(known, encoded, head))
     outputs = torch.from_numpy(features).float() @ found.T + bias
     if isinstance(head, SquaredHeads):
         np.testing.assert_allclose(outputs, values, atol=0.05)

@@ -20,6 +20,7 @@ from pixelfit.deadline import Deadline
 from pixelfit.ensemble import combine, together
 from pixelfit.environment import environment
 from pixelfit.evaluate import Evaluation, score_on_test
+from pixelfit.mistakes import SHOWN, SUSPECT, drawn, listed, suspects
 from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
@@ -133,5 +134,13 @@ def _save_results(
         sureness = predictor.sureness_columns(forecast, COVERAGE) if predictor.allows(COVERAGE) else {}
         columns = [*answers.known(examples.targets), *answers.said(forecast.raw, alone=False), *sureness.items()]
         folder.write_predictions(name, [("picture", examples.refs), *columns, *answers.shares(forecast.raw)])
-    shown = [*samples(splits.train, facts), *found(splits, facts), *evaluation.worst]
+    doubtful = suspects(facts, splits.validation.targets, final.on_validation)
+    named = listed(doubtful, splits.validation, final.on_validation.raw, facts)
+    folder.write_suspects({"examined": len(splits.validation), "suspects": named})
+    shown = [
+        *samples(splits.train, facts),
+        *found(splits, facts),
+        *drawn(SUSPECT, doubtful[:SHOWN], splits.validation, final.on_validation.raw, facts),
+        *evaluation.worst,
+    ]
     folder.write_pictures(shown, facts.spec)

@@ -358,6 +358,7 @@ def _print_result(console: Console, run: Run) -> None:
 
     from pixelfit.display import clock, sureness_lines
     from pixelfit.metrics import TITLES, shown
+    from pixelfit.words import number_of
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in (f"On {run.scores.rows:,} unseen pictures", "value", "95 % interval", "baseline"):
@@ -370,6 +371,10 @@ def _print_result(console: Console, run: Run) -> None:
     _print_each(console, run)
     for line in sureness_lines(run.scores):
         console.print(Text(line))
+    doubtful = run.folder.read("suspects.json")
+    if doubtful["suspects"]:
+        found = number_of(len(doubtful["suspects"]), "target")
+        console.print(Text(f"{found} of {doubtful['examined']:,} looked at may be wrong: see the report and suspects.json"))
     console.print()
     family = {member.trial: member.model.family for member in run.predictor.members}
     weights = run.predictor.trial_weights().items()

@@ -10,8 +10,7 @@ import numpy as np
 from pixelfit import conformal, metrics
 from pixelfit.calibration import Calibrated
 from pixelfit.conformal import Intervals, SeveralIntervals
-from pixelfit.data.targets import shown_targets
-from pixelfit.metrics import shown
+from pixelfit.mistakes import drawn, worst
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.types import (
     Array,
@@ -32,7 +31,6 @@ from pixelfit.types import (
     TargetScores,
 )
 
-WORST_SHOWN = 24
 _RANGES = 5
 
 
@@ -56,8 +54,9 @@ def score_on_test(final: Calibrated, baseline: Predictor, test: SealedTest, fact
         baseline=metrics.measure_with_intervals(facts, examples.targets, baseline_raw, seed=seed),
         rows=len(examples),
     )
+    rows = worst(facts, examples.targets, forecast.raw)
     judged = _JUDGES[facts.kind](scores, _Case(final, examples.targets, forecast, baseline_raw, seed))
-    return Evaluation(judged, examples, forecast, _worst(final.predictor, examples, forecast.raw, facts))
+    return Evaluation(judged, examples, forecast, drawn("worst", rows, examples, forecast.raw, facts))
 
 
 @dataclass(frozen=True)
@@ -185,60 +184,3 @@ def _inside(targets: Array, ends: Array) -> Array:
 
 def _width(ends: Array) -> float:
     return float(np.mean(ends[:, 1] - ends[:, 0]))
-
-
-def _worst(predictor: Predictor, examples: Examples, raw: Array, facts: Facts) -> tuple[Picture, ...]:
-    """The test pictures with the largest errors; for classes, the wrong ones whose true class seemed least likely."""
-    rows, notes = _WORST[facts.kind](facts, examples.targets, raw)
-    true, said = (shown_targets(facts, each) for each in (examples.targets[rows], metrics.decided(facts, raw[rows])))
-    return tuple(
-        Picture("worst", examples.store[examples.rows[row]], examples.refs[row], target, prediction, note)
-        for row, target, prediction, note in zip(rows, true, said, notes, strict=True)
-    )
-
-
-def _worst_number(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
-    errors = np.abs(raw - targets)
-    rows = np.argsort(-errors, kind="stable")[:WORST_SHOWN]
-    return rows, [f"off by {shown('mae', errors[row])}" for row in rows]
-
-
-def _worst_numbers(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
-    """By the root of the mean square of the errors, each in its target's deviations."""
-    errors = np.abs(raw - targets) / facts.target_scales
-    rows = np.argsort(-np.mean(errors**2, axis=1), kind="stable")[:WORST_SHOWN]
-    farthest = errors[rows].argmax(axis=1)
-    notes = [
-        f"{facts.target_names[place]} off by {shown('mae', abs(raw[row, place] - targets[row, place]))}, "
-        f"{errors[row, place]:.2g} deviations"
-        for row, place in zip(rows, farthest, strict=True)
-    ]
-    return rows, notes
-
-
-def _worst_label(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
-    likely = raw[np.arange(len(raw)), targets]
-    wrong = np.flatnonzero(raw.argmax(axis=1) != targets)
-    rows = wrong[np.argsort(likely[wrong], kind="stable")][:WORST_SHOWN]
-    return rows, [f"{raw[row].max():.0%} sure, true class {likely[row]:.0%}" for row in rows]
-
-
-def _worst_labels(facts: Facts, targets: Array, raw: Array) -> tuple[Ints, list[str]]:
-    """Those with a wrong label, by the mean surprise over their labels."""
-    assert facts.classes is not None
-    surprises = metrics.label_surprises(targets, raw)
-    wrong = np.flatnonzero(((raw >= metrics.LIKELY) != targets).any(axis=1))
-    rows = wrong[np.argsort(-surprises[wrong], kind="stable")][:WORST_SHOWN]
-    notes = []
-    for row in rows:
-        place = int(np.abs(raw[row] - targets[row]).argmax())
-        notes.append(f"{raw[row, place]:.0%} for {facts.classes[place]}, which it {'has' if targets[row, place] else 'has not'}")
-    return rows, notes
-
-
-_WORST: Mapping[Kind, Callable[[Facts, Array, Array], tuple[Ints, list[str]]]] = {
-    "number": _worst_number,
-    "numbers": _worst_numbers,
-    "label": _worst_label,
-    "labels": _worst_labels,
-}

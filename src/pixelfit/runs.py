@@ -154,6 +154,10 @@ class RunFolder:
         """``augmentation.json``: which changes of pictures the recipes may make, and why."""
         write_json(self.path / "augmentation.json", decision)
 
+    def write_suspects(self, record: Json) -> None:
+        """``suspects.json``: pictures whose targets look wrong, and among how many they were looked for."""
+        write_json(self.path / "suspects.json", record)
+
     def write_final(self, decisions: Json) -> None:
         """``final.json``: how the final model came from the trials."""
         write_json(self.path / "final.json", decisions)

@@ -85,6 +85,7 @@ def page(folder: RunFolder) -> Page:
         "range": view.range(facts),
         "samples": _gallery(folder.path, pictures, "sample"),
         "worst": _gallery(folder.path, pictures, "worst"),
+        "suspects": _suspects(folder, pictures),
         "found": {finding["kind"]: _gallery(folder.path, pictures, finding["kind"]) for finding in facts["findings"]},
         "ranked_by": TITLES[ranked_by],
         "leaderboard": _leaderboard(trials, weights, ranked_by, by_metric(view.beside, ranked_by)),
@@ -281,6 +282,15 @@ def _flat(recipe: Mapping[str, Json], prefix: str = "") -> list[tuple[str, str]]
         else:
             lines.append((f"{prefix}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)))
     return lines
+
+
+def _suspects(folder: RunFolder, pictures: Sequence[Json]) -> Json:
+    """The pictures whose targets look wrong; None for a run from before they were looked for."""
+    record = folder.read_if_there("suspects.json")
+    if record is None:
+        return None
+    count = len(record["suspects"])
+    return {"examined": record["examined"], "count": count, "shown": _gallery(folder.path, pictures, "suspect")}
 
 
 def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, str]]:

@@ -1,0 +1,180 @@
+"""Pictures whose prediction and target disagree, with words for how far; and which targets look wrong themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from pixelfit import metrics
+from pixelfit.data.targets import shown_targets
+from pixelfit.metrics import shown
+from pixelfit.types import Array, Examples, Facts, Floats, Forecast, Ints, Json, Kind, Picture
+
+SHOWN = 24
+SUSPECT = "suspect"  # the kind of pictures whose targets look wrong
+# Numbers are suspect from so many interquartile ranges above the upper quartile on ("far out": Tukey 1977), of the errors as
+# shares of what was to be expected: of normal errors one in 3,700.
+_FAR_OUT = 3.0
+_SURE = 0.9  # of a class: nearly all of a good model's probabilities are higher, and half of them above their average
+
+
+def worst(facts: Facts, targets: Array, raw: Array) -> Ints:
+    """The rows with the largest errors, the largest first; of classes and labels, the wrong ones that were least expected."""
+    return _WORST[facts.kind](facts, targets, raw)[:SHOWN]
+
+
+def suspects(facts: Facts, targets: Array, forecast: Forecast) -> Ints:
+    """The rows whose targets a model that has not seen them contradicts most strongly, the most suspect first.
+
+    Classes and labels by confident learning (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset
+    Labels"): a picture is suspect if another class than its own is more probable, and at least as probable as that class is
+    on average on pictures that have it, or as ``_SURE``; ordered by how much more probable. Numbers by how far the error goes beyond
+    what the predicted spread and the errors of the others let expect.
+    """
+    return _SUSPECTS[facts.kind](facts, targets, forecast)
+
+
+def drawn(kind: str, rows: Ints, examples: Examples, raw: Array, facts: Facts) -> tuple[Picture, ...]:
+    """The pictures of these rows, with their targets, predictions and how far these are apart."""
+    true, said = (shown_targets(facts, each) for each in (examples.targets[rows], metrics.decided(facts, raw[rows])))
+    notes = _NOTES[facts.kind](facts, examples.targets[rows], raw[rows])
+    return tuple(
+        Picture(kind, examples.store[examples.rows[row]], examples.refs[row], target, prediction, note)
+        for row, target, prediction, note in zip(rows, true, said, notes, strict=True)
+    )
+
+
+def listed(rows: Ints, examples: Examples, raw: Array, facts: Facts) -> Json:
+    """The same in words, for a file."""
+    return [
+        {"picture": each.ref, "target": each.target, "prediction": each.prediction, "note": each.note}
+        for each in drawn(SUSPECT, rows, examples, raw, facts)
+    ]
+
+
+# --- the worst
+
+
+def _by_error(facts: Facts, targets: Floats, raw: Floats) -> Ints:
+    return np.argsort(-np.abs(raw - targets), kind="stable")
+
+
+def _by_scaled_errors(facts: Facts, targets: Floats, raw: Floats) -> Ints:
+    """By the root of the mean square of the errors, each in its target's deviations."""
+    return np.argsort(-np.mean(((raw - targets) / facts.target_scales) ** 2, axis=1), kind="stable")
+
+
+def _by_true_class(facts: Facts, targets: Ints, raw: Floats) -> Ints:
+    likely = raw[np.arange(len(raw)), targets]
+    wrong = np.flatnonzero(raw.argmax(axis=1) != targets)
+    return wrong[np.argsort(likely[wrong], kind="stable")]
+
+
+def _by_surprise(facts: Facts, targets: Ints, raw: Floats) -> Ints:
+    wrong = np.flatnonzero(((raw >= metrics.LIKELY) != targets).any(axis=1))
+    return wrong[np.argsort(-metrics.label_surprises(targets, raw)[wrong], kind="stable")]
+
+
+_WORST: Mapping[Kind, Callable[[Facts, Array, Array], Ints]] = {
+    "number": _by_error,
+    "numbers": _by_scaled_errors,
+    "label": _by_true_class,
+    "labels": _by_surprise,
+}
+
+
+# --- the suspect
+
+
+def _suspect_number(facts: Facts, targets: Floats, forecast: Forecast) -> Ints:
+    return _far_out(_beyond(targets, forecast.raw, forecast.spread))
+
+
+def _suspect_numbers(facts: Facts, targets: Floats, forecast: Forecast) -> Ints:
+    columns = zip(targets.T, forecast.raw.T, forecast.spread.T, strict=True)
+    return _far_out(np.max([_beyond(*column) for column in columns], axis=0))
+
+
+def _beyond(targets: Floats, raw: Floats, spread: Floats) -> Floats:
+    """Errors as shares of what is to be expected of each picture: its predicted spread, and the errors of all."""
+    errors: Floats = np.abs(raw - targets)
+    typical = np.sqrt(np.mean(errors**2))
+    return errors / np.hypot(spread, typical) if typical > 0 else errors
+
+
+def _far_out(values: Floats) -> Ints:
+    first, third = np.quantile(values, (0.25, 0.75))
+    rows = np.flatnonzero(values > third + _FAR_OUT * (third - first))
+    return rows[np.argsort(-values[rows], kind="stable")]
+
+
+def _suspect_label(facts: Facts, targets: Ints, forecast: Forecast) -> Ints:
+    return _contradicted(targets, forecast.raw)
+
+
+def _contradicted(targets: Ints, raw: Floats) -> Ints:
+    own = raw[np.arange(len(raw)), targets]
+    counts = np.bincount(targets, minlength=raw.shape[1])
+    usual = np.bincount(targets, own, minlength=raw.shape[1]) / np.maximum(counts, 1)
+    # A class that no picture here has shows nothing of how probable it usually is.
+    confident = np.where((raw >= np.minimum(usual, _SURE)) & (counts > 0), raw, 0.0)
+    rows = np.flatnonzero(confident.max(axis=1) > own)
+    return rows[np.argsort(own[rows] - confident[rows].max(axis=1), kind="stable")]
+
+
+def _suspect_labels(facts: Facts, targets: Ints, forecast: Forecast) -> Ints:
+    """Each label for itself, present or not; a picture is as suspect as the most suspect of its labels."""
+    doubts = np.zeros(len(targets))
+    for column, shares in zip(targets.T, forecast.raw.T, strict=True):
+        both = np.stack([1 - shares, shares], axis=1)
+        rows = _contradicted(column.astype(np.int64), both)
+        doubts[rows] = np.maximum(doubts[rows], np.abs(shares[rows] - column[rows]))
+    rows = np.flatnonzero(doubts)
+    return rows[np.argsort(-doubts[rows], kind="stable")]
+
+
+_SUSPECTS: Mapping[Kind, Callable[[Facts, Array, Forecast], Ints]] = {
+    "number": _suspect_number,
+    "numbers": _suspect_numbers,
+    "label": _suspect_label,
+    "labels": _suspect_labels,
+}
+
+
+# --- in words
+
+
+def _number_notes(facts: Facts, targets: Floats, raw: Floats) -> list[str]:
+    return [f"off by {shown('mae', error)}" for error in np.abs(raw - targets)]
+
+
+def _numbers_notes(facts: Facts, targets: Floats, raw: Floats) -> list[str]:
+    """The target that is farthest off, in its own deviations."""
+    errors = np.abs(raw - targets)
+    scaled = errors / facts.target_scales
+    return [
+        f"{facts.target_names[place]} off by {shown('mae', errors[row, place])}, {scaled[row, place]:.2g} deviations"
+        for row, place in enumerate(scaled.argmax(axis=1))
+    ]
+
+
+def _label_notes(facts: Facts, targets: Ints, raw: Floats) -> list[str]:
+    return [f"{row.max():.0%} sure, true class {row[target]:.0%}" for row, target in zip(raw, targets, strict=True)]
+
+
+def _labels_notes(facts: Facts, targets: Ints, raw: Floats) -> list[str]:
+    assert facts.classes is not None
+    notes = []
+    for row, target in zip(raw, targets, strict=True):
+        place = int(np.abs(row - target).argmax())
+        notes.append(f"{row[place]:.0%} for {facts.classes[place]}, which it {'has' if target[place] else 'has not'}")
+    return notes
+
+
+_NOTES: Mapping[Kind, Callable[[Facts, Array, Array], list[str]]] = {
+    "number": _number_notes,
+    "numbers": _numbers_notes,
+    "label": _label_notes,
+    "labels": _labels_notes,
+}
