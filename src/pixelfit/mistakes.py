@@ -29,8 +29,8 @@ def suspects(facts: Facts, targets: Array, forecast: Forecast) -> Ints:
 
     Classes and labels by confident learning (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset
     Labels"): a picture is suspect if another class than its own is more probable, and at least as probable as that class is
-    on average on pictures that have it, or as ``_SURE``; ordered by how much more probable. Numbers by how far the error goes beyond
-    what the predicted spread and the errors of the others let expect.
+    on average on pictures that have it, or as ``_SURE``; ordered by how much more probable. Numbers by how far the error goes
+    beyond what the predicted spread and the errors of the others let expect.
     """
     return _SUSPECTS[facts.kind](facts, targets, forecast)
 
