@@ -127,7 +127,7 @@ class Stages:
 
     def _probe(self, best_bet: Recipe, least_s: float) -> Iterator[tuple[Plan, None]]:
         """The best bet without augmentation, whose model says which changes of pictures leave the target alone."""
-        decision = safety.as_usual(self.space.changes, "there was too little time to find out which leave the target alone")
+        decision = safety.as_usual(self.space.changes, "there was too little time for a probe")
         if not self.space.changes.chosen and self._can_probe(least_s):
             recipe = replace(best_bet, augmentation=Augmentation())
             seconds = min(self.slice_s, _PROBE_SHARE * self._whole())
