@@ -86,6 +86,16 @@ def test_perfect_predictions_make_nothing_suspect() -> None:
     assert len(suspects(facts_of("regression"), targets, forecast_of(targets))) == 0
 
 
+def test_small_errors_among_tiny_ones_are_no_suspects() -> None:
+    """Errors of digits: most next to nothing, some small, one large."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 10, 600).astype(float)
+    raw = targets + rng.normal(0, 0.0005, 600)
+    raw[:40] += 0.03
+    raw[40] += 1.5
+    assert list(suspects(facts_of("regression"), targets, forecast_of(raw))) == [40]
+
+
 def test_of_several_numbers_and_labels_each_is_looked_at() -> None:
     rng = np.random.default_rng(0)
     facts = facts_of("regression")
