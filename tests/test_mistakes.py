@@ -113,7 +113,7 @@ def test_of_several_numbers_and_labels_each_is_looked_at() -> None:
     assert list(suspects(labels, given, forecast_of(raw))) == [11]
     examples = Examples(np.zeros((500, 4, 4, 1), dtype=np.uint8), np.arange(500), given, tuple(map(str, range(500))))
     assert "for a, which it has" in drawn("suspect", np.array([11]), examples, raw, labels)[0].note
-    assert listed(np.array([11]), examples, raw, labels)[0]["picture"] == "11"
+    assert listed(drawn("suspect", np.array([11]), examples, raw, labels))[0]["picture"] == "11"
 
 
 def test_the_worst_are_the_largest_errors() -> None:

@@ -134,13 +134,8 @@ def _save_results(
         sureness = predictor.sureness_columns(forecast, COVERAGE) if predictor.allows(COVERAGE) else {}
         columns = [*answers.known(examples.targets), *answers.said(forecast.raw, alone=False), *sureness.items()]
         folder.write_predictions(name, [("picture", examples.refs), *columns, *answers.shares(forecast.raw)])
-    doubtful = suspects(facts, splits.validation.targets, final.on_validation)
-    named = listed(doubtful, splits.validation, final.on_validation.raw, facts)
-    folder.write_suspects({"examined": len(splits.validation), "suspects": named})
-    shown = [
-        *samples(splits.train, facts),
-        *found(splits, facts),
-        *drawn(SUSPECT, doubtful[:SHOWN], splits.validation, final.on_validation.raw, facts),
-        *evaluation.worst,
-    ]
+    rows = suspects(facts, splits.validation.targets, final.on_validation)
+    doubtful = drawn(SUSPECT, rows, splits.validation, final.on_validation.raw, facts)
+    folder.write_suspects({"examined": len(splits.validation), "suspects": listed(doubtful)})
+    shown = [*samples(splits.train, facts), *found(splits, facts), *doubtful[:SHOWN], *evaluation.worst]
     folder.write_pictures(shown, facts.spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -48,12 +48,9 @@ def drawn(kind: str, rows: Ints, examples: Examples, raw: Array, facts: Facts) -
     )
 
 
-def listed(rows: Ints, examples: Examples, raw: Array, facts: Facts) -> Json:
+def listed(pictures: Sequence[Picture]) -> Json:
     """The same in words, for a file."""
-    return [
-        {"picture": each.ref, "target": each.target, "prediction": each.prediction, "note": each.note}
-        for each in drawn(SUSPECT, rows, examples, raw, facts)
-    ]
+    return [{"picture": each.ref, "target": each.target, "prediction": each.prediction, "note": each.note} for each in pictures]
 
 
 # --- the worst

@@ -9,7 +9,7 @@ from torch import nn
 
 from pixelfit.models.family import Architecture, Family
 from pixelfit.models.heads import Head
-from pixelfit.models.pretrained import SIDES, Backbone, begin, features_of
+from pixelfit.models.pretrained import SIDES, Backbone, all_features_of, begin, features_of
 from pixelfit.models.trees import HEADS, SPACE, Trees, grow
 from pixelfit.types import PictureSpec
 
@@ -61,9 +61,7 @@ def cross_fit(
 ) -> torch.Tensor:
     """Compute the features once, and grow trees without each fold, and those that are kept on all of them."""
     assert isinstance(module, FrozenTrees)
-    features = features_of(module, chunks, time_left)
-    if len(features) < len(targets):
-        raise TimeoutError("the time was up before all features were computed")
+    features = all_features_of(module, chunks, len(targets), time_left)
     outputs = torch.zeros(len(features), head.outputs)
     for fold in range(int(folds.max()) + 1):
         others = folds != fold

@@ -211,9 +211,7 @@ def cross_fit(
 ) -> torch.Tensor:
     """Compute the features once, and solve for the layer without each fold, and for the one that is kept on all of them."""
     assert isinstance(module, Frozen)
-    features = features_of(module, chunks, time_left)
-    if len(features) < len(targets):
-        raise TimeoutError("the time was up before all features were computed")
+    features = all_features_of(module, chunks, len(targets), time_left)
     return _solve(module, features, targets, head, folds, range(int(folds.max()) + 1), time_left)[1]
 
 
@@ -226,6 +224,14 @@ def features_of(module: Backbone, chunks: Iterable[torch.Tensor], time_left: Cal
         if time_left() <= 0:
             break
     return torch.cat(parts)
+
+
+def all_features_of(module: Backbone, chunks: Iterable[torch.Tensor], count: int, time_left: Callable[[], float]) -> torch.Tensor:
+    """The features (count, F) of all pictures; raises TimeoutError if the time does not allow that."""
+    features = features_of(module, chunks, time_left)
+    if len(features) < count:
+        raise TimeoutError("the time was up before all features were computed")
+    return features
 
 
 def _solve(
