@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from pixelfit.errors import PixelfitError
+from pixelfit.errors import OptionError, PixelfitError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pixelfit.automl import Run
+    from pixelfit.live import LiveView
     from pixelfit.options import FitOptions
 
 # The budget counts from here, before the heavy imports. The process's own start would be that of a shell that called
@@ -89,6 +91,8 @@ SourceArgument = Annotated[
         "a zip or tar archive of these; hf://NAME; or the name of a data set."
     ),
 ]
+LiveOption = Annotated[bool, typer.Option("--live", help="Serve a page that follows the run, on this machine alone.")]
+PortOption = Annotated[int | None, typer.Option(help="The page's port. Default: a free one.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
 CACHED = {"stores": "decoded pictures", "archives": "unpacked archives", "mnist": "downloaded data"}
 LEADERBOARD_SHOWN = ("rank", "trial", "family", "head", "state", "weight", "epochs", "seconds")
@@ -144,6 +148,8 @@ def fit(
     seed: SeedOption = 0,
     out: OutOption = None,
     data_dir: DataDirOption = None,
+    live: LiveOption = False,
+    port: PortOption = None,
 ) -> None:
     """Find the best model for SOURCE, measure it once on unseen pictures, and write a report."""
     from pixelfit.options import checked_options
@@ -169,7 +175,7 @@ def fit(
         out=out,
         data_dir=data_dir,
     )
-    _fit(source, options)
+    _fit(source, options, live=live, port=port)
 
 
 @app.command()
@@ -215,11 +221,13 @@ def demo(
     budget: Annotated[str, typer.Option(help="Time for the whole command.")] = "2m",
     seed: SeedOption = 0,
     out: OutOption = None,
+    live: LiveOption = False,
+    port: PortOption = None,
 ) -> None:
     """Run the whole of pixelfit on 5,000 real handwritten digits. Needs no network."""
     from pixelfit.options import checked_options
 
-    _fit("mnist-5k", checked_options(task=task, budget=budget, seed=seed, out=out))
+    _fit("mnist-5k", checked_options(task=task, budget=budget, seed=seed, out=out), live=live, port=port)
 
 
 @app.command()
@@ -297,6 +305,28 @@ def report(run: RunArgument) -> None:
     typer.echo(f"Report: {folder.report_file}")
 
 
+@app.command()
+def ui(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder, or a folder with runs in it.")],
+    port: PortOption = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Serve a page, on this machine alone, that lists runs and opens their reports. Ctrl-C ends it."""
+    import threading
+    import webbrowser
+
+    from pixelfit.live import LoopbackServer, RunList
+
+    with LoopbackServer(RunList(folder), port or 0) as server:
+        typer.echo(f"Runs: {server.address}\nCtrl-C ends this.")
+        try:
+            if browse:
+                webbrowser.open(server.address)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            typer.echo()
+
+
 @data_app.command("list")
 def data_list() -> None:
     """List the named data sets."""
@@ -341,15 +371,35 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def _fit(source: str, options: FitOptions) -> None:
+def _fit(source: str, options: FitOptions, *, live: bool, port: int | None) -> None:
     console = _console()
     from pixelfit.display import Display
+    from pixelfit.progress import Progress, Several
 
-    with Display(console, budget_s=options.budget_s, started=STARTED) as display:
-        from pixelfit.automl import fit
+    if port is not None and not live:
+        raise OptionError("--port is that of the page that --live serves: give --live, too, or leave it out.")
+    view = _live_view(console, source, options, port or 0) if live else None
+    with ExitStack() as stack:
+        if view is not None:
+            stack.enter_context(view)
+        with Display(console, budget_s=options.budget_s, started=STARTED) as display:
+            from pixelfit.automl import fit
 
-        run = fit(source, options, progress=display, started=STARTED)
-    _print_result(console, run)
+            progress: Progress = display if view is None else Several(display, view.state)
+            run = fit(source, options, progress=progress, started=STARTED)
+        _print_result(console, run)
+        if view is not None:
+            view.finish(run)
+
+
+def _live_view(console: Console, source: str, options: FitOptions, port: int) -> LiveView:
+    from rich.text import Text
+
+    from pixelfit.live import LiveView
+
+    view = LiveView(source, budget_s=options.budget_s, started=STARTED, port=port)
+    console.print(Text(f"Live view: {view.address}"), soft_wrap=True)
+    return view
 
 
 def _print_result(console: Console, run: Run) -> None:

@@ -58,6 +58,9 @@ class Display:
         """Move the trial's bar."""
         self._fraction, self._detail = fraction, detail
 
+    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        """Nothing more: the trial's detail tells the score."""
+
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """Print the trial's line, and remember the best."""
         self._trial, self._best = None, best

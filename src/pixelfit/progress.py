@@ -22,6 +22,9 @@ class Progress(Protocol):
     def advance_trial(self, fraction: float, detail: str) -> None:
         """The trial under way has done ``fraction`` of its steps."""
 
+    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        """The trial under way has a validation score (smaller is better) after these epochs of ``fold`` (from 0) of ``folds``."""
+
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """A trial has ended, well or not; ``best`` is the best so far."""
 
@@ -41,5 +44,45 @@ class Silent:
     def advance_trial(self, fraction: float, detail: str) -> None:
         """Show nothing."""
 
+    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        """Show nothing."""
+
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """Show nothing."""
+
+
+class Several:
+    """A Progress that passes everything on to several others."""
+
+    def __init__(self, *watchers: Progress) -> None:
+        self._watchers = watchers
+
+    def say(self, text: str) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.say(text)
+
+    def count(self, title: str, done: int, total: int) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.count(title, done, total)
+
+    def start_trial(self, number: int, title: str) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.start_trial(number, title)
+
+    def advance_trial(self, fraction: float, detail: str) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.advance_trial(fraction, detail)
+
+    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.check_trial(epoch, score, fold=fold, folds=folds)
+
+    def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.end_trial(trial, best=best)

@@ -18,7 +18,7 @@ from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.training.loop import Lesson, Start, Trained, train
-from pixelfit.training.pace import MOST_LOOKS, Pace
+from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Examples, Facts, Fold, Forecast, Json, Trial, TrialState
 
@@ -119,14 +119,16 @@ class LocalEngine:
             elif left > 1:
                 pace = replace(pace, seconds=pace.seconds / left)
             lesson = Lesson(fold.train, fold.validation, self._facts)
+            watch = _Watch(plan, self._progress, place, len(self._folds))
             trained = train(
                 plan.recipe,
                 lesson if plan.share == 1.0 else _smaller(lesson, plan.share, plan.seed),
                 seed=plan.seed,
                 pace=pace,
-                monitor=_Watch(plan, self._progress, place, len(self._folds)),
+                monitor=watch,
                 stopped=lambda: self._deadline.interrupted,
                 start=plan.starts[place] if plan.starts else None,
+                looked=watch.on_look,
             )
             done.append(trained)
             if trained.state != "complete":
@@ -214,6 +216,9 @@ class _Watch:
     def on_progress(self, fraction: float, detail: str) -> None:
         of = f"fold {self._fold + 1} of {self._folds}, " if self._folds > 1 else ""
         self._progress.advance_trial((self._fold + fraction) / self._folds, f"{of}{detail}")
+
+    def on_look(self, check: Check) -> None:
+        self._progress.check_trial(check.epoch, check.score, fold=self._fold, folds=self._folds)
 
     def on_check(self, fraction: float, score: float) -> bool:
         self.on_progress(fraction, f"validation score {score:.4g}")

@@ -105,6 +105,7 @@ def train(
     monitor: Monitor,
     stopped: Callable[[], bool],
     start: Start | None = None,
+    looked: Callable[[Check], None] | None = None,
 ) -> Trained:
     """Train one recipe.
 
@@ -116,6 +117,7 @@ def train(
         monitor: is told of progress and may end a losing training.
         stopped: whether the user asked to stop.
         start: what to begin with; by default a fresh model.
+        looked: is told of each look at the validation set.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
@@ -126,7 +128,7 @@ def train(
     targets = model.head.encode(lesson.train.targets) if start.targets is None else start.targets
     if FAMILIES[recipe.family].fit is not None:
         return _fit_directly(recipe, model, lesson, targets, seed=seed, pace=pace, stopped=stopped)
-    return _Training(recipe, model, lesson, targets, seed).run(pace, monitor, stopped)
+    return _Training(recipe, model, lesson, targets, seed, looked).run(pace, monitor, stopped)
 
 
 def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
@@ -185,8 +187,16 @@ def _fit_directly(
 class _Training:
     """One training by gradients: its data on the device, its optimiser, its clock."""
 
-    def __init__(self, recipe: Recipe, model: Model, lesson: Lesson, targets: torch.Tensor, seed: int) -> None:
-        self.recipe, self.model, self.seed, self.facts = recipe, model, seed, lesson.facts
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        lesson: Lesson,
+        targets: torch.Tensor,
+        seed: int,
+        looked: Callable[[Check], None] | None,
+    ) -> None:
+        self.recipe, self.model, self.seed, self.facts, self.looked = recipe, model, seed, lesson.facts, looked
         self.machine = machine()
         self.device = torch.device(self.machine.device)
         with warnings.catch_warnings():
@@ -280,6 +290,8 @@ class _Training:
         rows = self._row_losses(self.checked)
         epoch = round(pulse.step * self.batch / len(self.rows), 3)
         pulse.history.append(Check(pulse.step, epoch, mean_loss, metrics.score_of_losses(self.facts, rows), round(seconds, 3)))
+        if self.looked is not None:
+            self.looked(pulse.history[-1])
         return _Kept(pulse.step, rows, _copy(self.model))
 
     def _settle(self, pulse: Pulse, last: _Kept | None, best: _Kept | None, average: WeightAverage | None) -> tuple[int, bool]:
