@@ -26,7 +26,7 @@ _RUNNING = COLOURS[4]
 LINE_COLOURS = (_RUNNING, *(colour for colour in COLOURS if colour != _RUNNING))[: 1 + CURVES]
 _LONGEST = 400  # characters of a message
 _MINUTES_FROM_S = 600.0  # longer runs have their chart in minutes
-_LOWEST = 1e-5  # of the largest score: what a score of zero becomes on a logarithmic axis
+_LOWEST = 1e-5  # of the largest score, at the foot of a logarithmic axis
 _UNITS = {"rmse": "target's unit", "mae": "target's unit", "nrmse": "standard deviations", "nmae": "standard deviations"}
 
 
@@ -280,7 +280,7 @@ def _history(ended: Sequence[Ended], metric: str, span_s: float) -> Json:
     """The dots of all trials, the best score over time, and what stands at the axes."""
     minutes = span_s > _MINUTES_FROM_S
     good = [(one.at / (60 if minutes else 1), one.trial, one.trial.score) for one in ended if one.trial.score is not None]
-    lowest = _LOWEST * max((score for _, _, score in good), default=1.0)
+    lowest = _lowest([score for _, _, score in good])
     # In the order in which they first appear, as in the report.
     families = {
         name: COLOURS[place % len(COLOURS)] for place, name in enumerate(dict.fromkeys(one.trial.family for one in ended))
@@ -332,9 +332,14 @@ def _curves(best: Sequence[Curve], running: Running | None, looks: Sequence[Sequ
 
 def _line(name: str, colour: str, looks: Sequence[Look]) -> Json:
     kept = [looks[place] for place in _some(len(looks))]
-    lowest = _LOWEST * max((look.score for look in kept), default=1.0)
+    lowest = _lowest([look.score for look in kept])
     x, y = [round(look.epoch, 2) for look in kept], [max(look.score, lowest) for look in kept]
     return {"name": name, "colour": colour, "x": x, "y": y}
+
+
+def _lowest(scores: Sequence[float]) -> float:
+    """What a score of zero becomes on a logarithmic axis."""
+    return _LOWEST * (max(scores, default=0.0) or 1.0)
 
 
 def _ranges(x: Sequence[float], y: Sequence[float]) -> Json:
