@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bokeh.embed import components
-from bokeh.models import ColumnDataSource, DataRenderer, HoverTool, NumeralTickFormatter, Range1d
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -36,7 +38,7 @@ def _history() -> figure:
 def _curves() -> figure:
     plot = _plot("curves")
     plot.xaxis.axis_label = "epochs"
-    dots: list[DataRenderer] = []
+    dots: list[Any] = []
     # The running trial's line comes last, so that it lies on top.
     for place, colour in reversed(list(enumerate(LINE_COLOURS))):
         source = ColumnDataSource({"x": [], "y": [], "trial": []}, name=f"curve-{place}")
@@ -49,7 +51,7 @@ def _curves() -> figure:
 
 def _plot(name: str) -> figure:
     plot = figure(
-        name=name, x_range=Range1d(0, 1), y_range=Range1d(0.1, 1), height=300,
+        name=name, x_range=Range1d(start=0, end=1), y_range=Range1d(start=0.1, end=1), height=300,
         sizing_mode="stretch_width", toolbar_location=None, tools="", y_axis_type="log",
         background_fill_color=None, border_fill_color=None, outline_line_color=None,
         x_axis_label=" ", y_axis_label=" ",
