@@ -416,6 +416,9 @@ def test_runs_are_listed_newest_first_whatever_their_state(tmp_path: Path) -> No
     assert "its records are damaged" in page
     assert page.count("<a href=") == 2
     assert page_of(RunList(tmp_path / "old")).count("<a href=") == 1
+    made_run(tmp_path / os.fsdecode(b"not-\xff-unicode"))
+    with LoopbackServer(RunList(tmp_path)) as server:
+        assert b"not-?-unicode" in ask(server.address)[2]
     (tmp_path / "old" / "scores.json").write_text('{"test": []}')
     assert page_of(RunList(tmp_path)).count("its records are damaged") == 2
 

@@ -17,7 +17,14 @@ from pixelfit.runs import RunFolder
 from pixelfit.types import TASK_WORDS, Json
 
 _MOST = 500
-_DAMAGED = (KeyError, TypeError, ValueError, AttributeError, RunError)  # what a record that is not as it should be leads to
+_DAMAGED = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OSError,
+    RunError,
+)  # what a record that is not as it should be leads to
 
 
 class RunList:
@@ -53,20 +60,26 @@ class RunList:
     def _runs(self) -> Mapping[str, RunFolder]:
         """The runs that there are now, newest first, each under a key that says nothing of its path."""
         files = [file for pattern in ("run.json", "*/run.json", "*/*/run.json") for file in self._folder.glob(pattern)]
-        newest_first = sorted(files, key=lambda file: (-file.stat().st_mtime, str(file)))
+        newest_first = sorted(files, key=lambda file: (-_written(file), str(file)))
         return {
             hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:16]: RunFolder(file.parent)
             for file in newest_first
         }
 
     def _name(self, path: Path) -> str:
-        name = str(path.relative_to(self._folder)) if path != self._folder else path.resolve().name
-        return name.encode("utf-8", "replace").decode()
+        return str(path.relative_to(self._folder)) if path != self._folder else path.resolve().name
+
+
+def _written(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # its run has just been removed
+        return 0.0
 
 
 def _row(key: str, run: RunFolder, name: str) -> Json:
     """What the list says of a run; of one that is damaged, just that."""
-    begun = time.strftime("%Y-%m-%d %H:%M", time.localtime((run.path / "run.json").stat().st_mtime))
+    begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(run.path / "run.json")))
     row = {"key": key, "name": name, "begun": begun, "report": run.report_file.is_file(), "figures": None, "state": ""}
     try:
         row |= _asked(run)

@@ -40,14 +40,15 @@ def policy(nonce: str | None) -> str:
 
 
 def report_of(folder: RunFolder) -> Answer | None:
-    """A run's report, if it has one.
+    """A run's report, if it has one that can be read.
 
     A folder may come from anywhere, and so may the page in it. As a header it gets the report's own policy and no wider
     one, and an origin of its own, from which it can read nothing else of this server.
     """
-    if not folder.report_file.is_file():
+    try:
+        page = folder.report_file.read_bytes()
+    except OSError:
         return None
-    page = folder.report_file.read_bytes()
     found = _META.search(page)
     digests = _DIGEST.findall(found[1].decode("utf-8", "replace").replace("&#39;", "'")) if found else []
     scripts = f"script-src {' '.join(digests)}; " if digests else ""

@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        body = answer.body.encode() if isinstance(answer.body, str) else answer.body
+        body = answer.body.encode("utf-8", "replace") if isinstance(answer.body, str) else answer.body
         self._head(answer.status, answer.kind, answer.policy, len(body))
         self.wfile.write(body)
 

@@ -343,11 +343,11 @@ def _lowest(scores: Sequence[float]) -> float:
 
 
 def _ranges(x: Sequence[float], y: Sequence[float]) -> Json:
-    """What the axes of these points span, from 0 and, logarithmic, with a margin; None without points."""
+    """What the axes of these points span: from 0 and, logarithmic, with room for the dots; None without points."""
     if not x:
         return None
     margin = 1.0 + 0.15 * max(0.2, math.log10(max(y) / min(y)))
-    return {"x": [0.0, 1.04 * max(x) or 1.0], "y": [min(y) / margin, max(y) * margin]}
+    return {"x": [-0.02 * max(x), 1.04 * max(x) or 1.0], "y": [min(y) / margin, max(y) * margin]}
 
 
 def _some(count: int) -> Sequence[int]:
