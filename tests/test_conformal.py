@@ -15,7 +15,7 @@ import pixelfit
 from pixelfit.automl import Run
 from pixelfit.conformal import Intervals, Sets, interval_score, pinball, quantile
 from pixelfit.errors import DataError
-from pixelfit.evaluate import _fifths
+from pixelfit.evidence.slices import fifths
 from pixelfit.metrics import rmse
 from pixelfit.predictor import Member
 from pixelfit.types import Array
@@ -108,9 +108,9 @@ def test_sets_hold_as_many_classes_as_promised(coverage: float) -> None:
 
 def test_fifths_are_equally_large_and_tear_no_value_apart() -> None:
     rng = np.random.default_rng(0)
-    assert [len(rows) for rows in _fifths(rng.normal(size=500))] == [100] * 5
+    assert [len(rows) for rows in fifths(rng.normal(size=500))] == [100] * 5
     for targets in (np.repeat([1.0, 2.0], 50), rng.integers(0, 10, 300).astype(float), np.ones(20)):
-        groups = _fifths(targets)
+        groups = fifths(targets)
         assert sorted(np.concatenate(groups)) == list(range(len(targets)))
         held = [set(targets[rows]) for rows in groups]
         assert all(not (one & other) for place, one in enumerate(held) for other in held[:place])

@@ -20,6 +20,7 @@ from pixelfit.deadline import Deadline
 from pixelfit.ensemble import combine, together
 from pixelfit.environment import environment
 from pixelfit.evaluate import Evaluation, score_on_test
+from pixelfit.evidence import gather
 from pixelfit.mistakes import SHOWN, SUSPECT, drawn, listed, suspects
 from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
@@ -82,6 +83,8 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         seconds["scoring"] = deadline.elapsed()
         folder.write_timeline(seconds, interrupted=deadline.interrupted)
         _save_results(folder, trials, final, evaluation, facts, splits)
+        evidence = gather(evaluation.forecast.raw, evaluation.examples, splits, facts, seed=options.seed)
+        folder.write_evidence(evidence.to_json())
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         report.draw(folder)
         # Once more, now with the report's own time.

@@ -10,6 +10,7 @@ import numpy as np
 from pixelfit import conformal, metrics
 from pixelfit.calibration import Calibrated
 from pixelfit.conformal import Intervals, SeveralIntervals
+from pixelfit.evidence.slices import fifths
 from pixelfit.mistakes import drawn, worst
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.types import (
@@ -19,7 +20,6 @@ from pixelfit.types import (
     Facts,
     Forecast,
     IntervalScores,
-    Ints,
     Kind,
     Picture,
     RangeCoverage,
@@ -30,8 +30,6 @@ from pixelfit.types import (
     SetScores,
     TargetScores,
 )
-
-_RANGES = 5
 
 
 @dataclass(frozen=True)
@@ -141,16 +139,9 @@ def _interval_scores(own: Intervals, constant: Intervals, targets: Array, foreca
                 covered=metrics.share_interval(covered[rows]),
                 mean_width=_width(ends[rows]),
             )
-            for rows in _fifths(targets)
+            for rows in fifths(targets)
         ),
     )
-
-
-def _fifths(targets: Array) -> list[Ints]:
-    """Rows by fifths of the ordered targets; fewer groups where targets take few values, which are never torn apart."""
-    edges = np.unique(np.quantile(targets, np.linspace(0, 1, _RANGES + 1)[1:-1]))
-    places = np.searchsorted(edges, targets, side="left")
-    return [np.flatnonzero(places == place) for place in np.unique(places)]
 
 
 def _set_scores(predictor: Predictor, targets: Array, forecast: Forecast) -> SetScores:

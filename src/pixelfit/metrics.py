@@ -12,6 +12,7 @@ from pixelfit.types import Array, Facts, Floats, Interval, Ints, Kind, Label, La
 
 _LEAST_PROBABILITY = 1e-15
 RESAMPLES = 1_000
+_Z = 1.959964  # standard errors to either side of a 95 % interval
 _BINS = 15
 TITLES = {
     "rmse": "RMSE",
@@ -207,11 +208,24 @@ def _bins(sure: Floats, right: Array) -> tuple[ReliabilityBin, ...]:
 
 def share_interval(hits: Array) -> Interval:
     """The share of True in booleans (N,) with its 95 % score interval (Wilson 1927), which suits shares near 1."""
-    count, share, z = len(hits), float(np.mean(hits)), 1.959964
+    count, share, z = len(hits), float(np.mean(hits)), _Z
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     # Rounding must not put the share itself outside.
     return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
+
+
+def mean_interval(values: Floats) -> Interval:
+    """The mean of values (N,) with its 95 % interval, as far as it is normally distributed."""
+    mean = float(np.mean(values))
+    half = _Z * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return Interval(mean, mean - half, mean + half)
+
+
+def root_interval(squares: Floats) -> Interval:
+    """The root of the mean of squared errors (N,), such as an RMSE, with its 95 % interval."""
+    mean = mean_interval(squares)
+    return Interval(*(math.sqrt(max(0.0, value)) for value in (mean.value, mean.low, mean.high)))
 
 
 def confusion_matrix(targets: Ints, probabilities: Floats) -> Ints:

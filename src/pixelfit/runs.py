@@ -22,6 +22,8 @@ LEADERBOARD_COLUMNS = (
     "parameters", "predict_ms", "error",
 )  # fmt: skip
 
+_LARGEST_PNG, _LARGEST_SHOWN = 64, 224  # pixels; a gallery shows them at 112, on sharp screens with twice as many
+
 
 class Saveable(Protocol):
     """Anything that can write itself into a folder."""
@@ -131,13 +133,20 @@ class RunFolder:
         write_text(self.path / "predictions" / f"{name}.csv", out.getvalue())
 
     def write_pictures(self, pictures: Sequence[Picture], spec: PictureSpec) -> None:
-        """``pictures/``: what the report shows, as PNG files with a list of what is known of each."""
+        """``pictures/``: what the report shows, with a list of what is known of each.
+
+        Small ones are PNG files, pixel for pixel; larger ones WebP and not larger than they are shown, so that the report of
+        photographs stays small: 57 of 224 pixels took 7.7 MB as PNG.
+        """
         listed = []
         folder = self.path / "pictures"
+        small = max(spec.height, spec.width) <= _LARGEST_PNG
         for place, item in enumerate(pictures):
-            name = f"{item.kind.replace(' ', '-')}-{place:03d}.png"
+            name = f"{item.kind.replace(' ', '-')}-{place:03d}.{'png' if small else 'webp'}"
+            image = _drawable(item.picture, spec)
+            image.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
             with written_beside(folder / name) as beside:
-                _drawable(item.picture, spec).save(beside, format="PNG")
+                image.save(beside, format="PNG" if small else "WEBP")
             listed.append(
                 {
                     "file": name,
@@ -157,6 +166,10 @@ class RunFolder:
     def write_suspects(self, record: Json) -> None:
         """``suspects.json``: pictures whose targets look wrong, and among how many they were looked for."""
         write_json(self.path / "suspects.json", record)
+
+    def write_evidence(self, record: Json) -> None:
+        """``evidence.json``: scores on parts of the test set, and how like the development data it is."""
+        write_json(self.path / "evidence.json", record)
 
     def write_final(self, decisions: Json) -> None:
         """``final.json``: how the final model came from the trials."""

@@ -292,6 +292,8 @@ class Splits:
     folds: tuple[Fold, ...]
     test: SealedTest
     how: str
+    original_sizes: Ints  # (pictures in the store, 2): height and width in the source, in pixels
+    kinds: tuple[str, ...]  # format and mode of each picture's file; none for arrays
 
     @property
     def train(self) -> Examples:
@@ -372,6 +374,40 @@ class Picture:
     target: Label
     prediction: Label | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Test pictures that have something in common, and how good the model is on them."""
+
+    name: str
+    rows: int
+    score: Interval
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """The test pictures parted by one property, such as their brightness; ``unit`` is what its numbers are in."""
+
+    by: str
+    unit: str
+    metric: str
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How well test pictures can be told from development pictures (a classifier two-sample test: Lopez-Paz & Oquab 2017).
+
+    ``auc`` is 0.5 where they cannot be, and 1 where each can. ``target_p`` is the probability that targets of one
+    distribution differ as much as those of the two parts do, by the test named in ``target_test``.
+    """
+
+    auc: Interval
+    rows: int  # pictures of both parts that were looked at
+    telling: tuple[str, ...]  # the properties in which the parts differ most, if they do
+    target_p: float | None
+    target_test: str
 
 
 @dataclass(frozen=True)

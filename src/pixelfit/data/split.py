@@ -80,7 +80,7 @@ def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int, 
             f"; validation: {folds}-fold cross-validation of the {len(rest):,} others, likewise stratified{whole} (seed {seed}): "
             f"each is predicted by models that were trained on the other folds"
         )
-        return Splits(parts, SealedTest(examples(test)), how)
+        return Splits(parts, SealedTest(examples(test)), how, pictures.original_sizes, pictures.kinds)
     if len(validation):
         how += f"; validation set: the one that comes with the data{_also_in(train, validation, together)}"
     else:
@@ -91,7 +91,8 @@ def split(table: Table, pictures: Pictures, inspected: Inspected, *, seed: int, 
         )
     if not (len(train) and len(validation) and len(test)):
         raise _too_few(table, together)
-    return Splits((Fold(examples(train), examples(validation)),), SealedTest(examples(test)), how)
+    parts = (Fold(examples(train), examples(validation)),)
+    return Splits(parts, SealedTest(examples(test)), how, pictures.original_sizes, pictures.kinds)
 
 
 def _too_few(table: Table, together: Ints) -> DataError:

@@ -14,6 +14,7 @@ from bokeh.plotting import figure
 from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
 from pixelfit.report import charts, sureness
 from pixelfit.report.augmentation import augmentation_section
+from pixelfit.report.evidence import evidence_section
 from pixelfit.report.targets import View, by_metric, each_table, together_table, view_of
 from pixelfit.runs import RunFolder
 from pixelfit.types import METRICS_OF, TASK_WORDS, Json
@@ -91,6 +92,7 @@ def page(folder: RunFolder) -> Page:
         "leaderboard": _leaderboard(trials, weights, ranked_by, by_metric(view.beside, ranked_by)),
         "failed": [trial for trial in trials if trial["error"]],
         "augmentation": augmentation_section(folder.read_if_there("augmentation.json")),
+        "evidence": evidence_section(folder.read_if_there("evidence.json"), scores),
         "confusion": _confusion(scores),
         "members": _members(trials, weights),
         "decisions": _decisions(folder.read("final.json")),
@@ -298,10 +300,11 @@ def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, 
     for item in pictures:
         if item["kind"] != kind:
             continue
-        content = (path / "pictures" / Path(item["file"]).name).read_bytes()
+        file = path / "pictures" / Path(item["file"]).name
+        form = "webp" if file.suffix == ".webp" else "png"
         shown_pictures.append(
             {
-                "src": "data:image/png;base64," + base64.b64encode(content).decode(),
+                "src": f"data:image/{form};base64," + base64.b64encode(file.read_bytes()).decode(),
                 "ref": item["ref"],
                 "target": value_words(item["target"]),
                 "prediction": "" if item["prediction"] is None else value_words(item["prediction"]),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.errors import SearchError
+from pixelfit.evidence import EVIDENCE_S
 from pixelfit.models.views import VIEWS
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
@@ -69,8 +70,12 @@ def search(
 
 
 def after_s(splits: Splits, facts: Facts) -> float:
-    """Seconds for choosing, resampling the metrics and drawing the report."""
-    return _AFTER_S + _RESAMPLED_S * metrics.RESAMPLES * len(splits.test) * len(facts.classes or facts.target_names or (0,))
+    """Seconds for choosing, resampling the metrics, gathering evidence and drawing the report."""
+    return (
+        _AFTER_S
+        + EVIDENCE_S
+        + _RESAMPLED_S * metrics.RESAMPLES * len(splits.test) * len(facts.classes or facts.target_names or (0,))
+    )
 
 
 def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Limits, deadline: Deadline) -> float:

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import HOSTILE, bars
+
+from pixelfit import report
+from pixelfit.automl import Run, read
+from pixelfit.evidence import gather
+from pixelfit.evidence.likeness import likeness
+from pixelfit.evidence.statistics import statistics
+from pixelfit.metrics import root_interval
+from pixelfit.options import checked_options
+from pixelfit.progress import Silent
+from pixelfit.runs import RunFolder
+from pixelfit.types import Array, Examples, Facts, Splits
+
+
+def split_of(pictures: Array, targets: Array) -> tuple[Facts, Splits, Examples]:
+    facts, splits = read((pictures, targets), checked_options(folds=1, task="regression"), Silent())
+    return facts, splits, splits.test.open()
+
+
+def test_statistics_are_those_of_the_pixels() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 12, 16, 1), dtype=np.uint8)
+    facts, splits, test = split_of(pictures, np.arange(40.0))
+    known = {each.name: each for each in statistics(test, splits, facts.spec)}
+    seen = pictures[test.rows, ..., 0] / 2.55
+    np.testing.assert_allclose(known["brightness"].values, seen.mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(known["contrast"].values, seen.std(axis=(1, 2)), rtol=1e-5)
+    across, down = (np.abs(np.diff(seen, axis=axis)).mean(axis=(1, 2)) for axis in (2, 1))
+    np.testing.assert_allclose(known["sharpness"].values, (across + down) / 2, rtol=1e-5)
+    assert set(known["size"].values) == {12 * 16 / 1e6}
+    assert set(known["shape"].values) == {16 / 12}
+
+
+def test_slices_are_parts_of_the_test_set_with_their_own_scores() -> None:
+    pictures, columns = bars(400)
+    pictures[::2] = pictures[::2] // 2  # half of them darker
+    facts, splits, test = split_of(pictures, columns.astype(float))
+    raw = test.targets + np.random.default_rng(0).normal(0, 1, len(test))
+    found = {each.by: each for each in gather(raw, test, splits, facts, seed=0).slicings}
+    assert {"y", "brightness", "contrast", "sharpness"} <= set(found)
+    assert "size" not in found  # all are of one size
+    for slicing in found.values():
+        assert slicing.metric == "rmse"
+        assert sum(each.rows for each in slicing.slices) == len(test)
+    brightness = pictures[test.rows].mean(axis=(1, 2, 3))
+    dark = brightness <= np.quantile(brightness, 1 / 3)
+    errors = (raw - test.targets)[dark]
+    first = found["brightness"].slices[0]
+    assert first.rows == dark.sum()
+    assert first.score.value == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert first.score.low < first.score.value < first.score.high
+
+
+def test_a_root_interval_holds_the_truth_as_often_as_it_should() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [root_interval(rng.normal(0, 2, 200) ** 2) for _ in range(400)]
+    held = np.mean([each.low <= 2 <= each.high for each in intervals])
+    assert 0.91 <= held <= 0.98
+
+
+def test_a_test_set_of_the_same_kind_cannot_be_told_apart_and_a_darker_one_can() -> None:
+    pictures, columns = bars(400)
+    facts, splits, test = split_of(pictures, columns.astype(float))
+    alike = likeness(test, splits, facts, seed=0)
+    assert alike is not None
+    assert alike.auc.low <= 0.5  # a stratified cut is more even than chance, so that it may be below altogether
+    assert alike.telling == ()
+    assert alike.target_p is not None
+    assert alike.target_p > 0.05
+    store = test.store.copy()
+    store[test.rows] //= 2
+    darker = likeness(replace(test, store=store, targets=test.targets + 3), splits, facts, seed=0)
+    assert darker is not None
+    assert darker.auc.low > 0.9
+    assert "brightness" in darker.telling
+    assert darker.target_p is not None
+    assert darker.target_p < 0.001
+
+
+def test_too_few_pictures_say_nothing() -> None:
+    facts, splits, test = split_of(*bars(40))
+    assert likeness(test, splits, facts, seed=0) is None
+
+
+def test_the_report_shows_them(
+    regression_run: Run, classification_run: Run, numbers_run: Run, labels_run: Run, tmp_path: Path
+) -> None:
+    for run in (regression_run, classification_run, numbers_run, labels_run):
+        page = run.folder.report_file.read_text(encoding="utf-8")
+        assert page.count("<h3>Is the test set like the rest?</h3>") == 1
+        assert "area under the ROC curve" in page
+        assert HOSTILE not in page
+    slicings = regression_run.folder.read("evidence.json")["slicings"]
+    page = regression_run.folder.report_file.read_text(encoding="utf-8")
+    for slicing in slicings:
+        for each in slicing["slices"]:
+            assert re.search(rf'<td>{re.escape(each["name"])}</td><td class="n">{each["rows"]}</td>', page)
+    older = RunFolder(Path(shutil.copytree(regression_run.folder.path, tmp_path / "older")))
+    (older.path / "evidence.json").unlink()
+    report.draw(older)
+    assert "Is the test set like the rest?" not in older.report_file.read_text(encoding="utf-8")
