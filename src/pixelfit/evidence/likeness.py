@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from pixelfit.data.targets import outline
-from pixelfit.evidence.statistics import statistics
-from pixelfit.types import Examples, Facts, Floats, Interval, Likeness, Splits
+from pixelfit.evidence.statistics import AT_ONCE, statistics
+from pixelfit.types import Array, Examples, Facts, Floats, Interval, Likeness, Splits
 
 _MOST = 1_000  # pictures of each part
 _FEWEST = 20
@@ -60,12 +60,16 @@ def _some(part: Examples, rng: np.random.Generator) -> Examples:
 def _features(part: Examples, splits: Splits, facts: Facts) -> tuple[list[str], Floats]:
     """Properties (N, F), the named ones first."""
     known = statistics(part, splits, facts.spec)
-    columns = [each.values for each in known]
-    pictures = part.store[part.rows].astype(np.float32).mean(axis=3)
-    height, width = pictures.shape[1:]
-    rows, across = (np.array_split(np.arange(side), min(_GRID, side)) for side in (height, width))
-    columns += [pictures[:, down][:, :, over].mean(axis=(1, 2)) for down in rows for over in across]
-    return [each.name for each in known], np.stack(columns, axis=1)
+    coarse = [_coarse(part.store[part.rows[start : start + AT_ONCE]]) for start in range(0, len(part), AT_ONCE)]
+    values = np.stack([each.values for each in known], axis=1)
+    return [each.name for each in known], np.concatenate([values, np.concatenate(coarse)], axis=1)
+
+
+def _coarse(pictures: Array) -> Floats:
+    """Mean brightness of each part of a grid over pictures (n, H, W, C), shape (n, parts)."""
+    grey: Floats = pictures.astype(np.float32).mean(axis=3)
+    down, across = (np.array_split(np.arange(side), min(_GRID, side)) for side in grey.shape[1:])
+    return np.stack([grey[:, rows][:, :, columns].mean(axis=(1, 2)) for rows in down for columns in across], axis=1)
 
 
 def _auc_interval(auc: float, positives: int, negatives: int) -> Interval:
