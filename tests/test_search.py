@@ -472,7 +472,9 @@ def test_time_is_kept_for_views_that_one_final_may_have_though_two_may_not() -> 
     deadline = Deadline(1000.0)
     one_ms = 0.6 * searching.most_views_ms(splits, deadline) / max(VIEWS.values())
     final = searching.Trial(1, "convnet", FULL_LENGTH, {}, "complete", 0, 1.0, score=1.0, predict_ms=one_ms)
-    kept = searching.time_after([final], splits, facts, searching.Limits(), deadline) - searching.after_s(splits, facts)
+    kept = searching.time_after([final], splits, facts, searching.Limits(), deadline) - searching.after_s(
+        splits, facts, deadline.budget_s
+    )
     pictures = 2 * len(splits.validation) + len(splits.test)
     assert kept >= (max(VIEWS.values()) + 1) * one_ms / 1000 * pictures
 

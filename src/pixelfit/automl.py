@@ -20,8 +20,8 @@ from pixelfit.deadline import Deadline
 from pixelfit.ensemble import combine, together
 from pixelfit.environment import environment
 from pixelfit.evaluate import Evaluation, score_on_test
-from pixelfit.evidence import gather
-from pixelfit.mistakes import SHOWN, SUSPECT, drawn, listed, suspects
+from pixelfit.evidence import Evidence, gather
+from pixelfit.mistakes import SHOWN, SUREST, SUSPECT, drawn, listed, surest, suspects
 from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
@@ -29,6 +29,7 @@ from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, free_folder, refuse_taken
 from pixelfit.search import Limits, search
 from pixelfit.search.finish import Finish
+from pixelfit.search.importance import importance
 from pixelfit.search.space import build_space
 from pixelfit.training.machine import machine
 from pixelfit.types import Facts, Scores, Splits, Trial
@@ -82,9 +83,11 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
         folder.write_timeline(seconds, interrupted=deadline.interrupted)
-        _save_results(folder, trials, final, evaluation, facts, splits)
-        evidence = gather(evaluation.forecast.raw, evaluation.examples, splits, facts, seed=options.seed)
-        folder.write_evidence(evidence.to_json())
+        _save_results(folder, trials, final, evaluation, facts, splits, seed=options.seed)
+        evidence = gather(
+            final.predictor, evaluation.examples, evaluation.forecast, splits, facts, budget_s=options.budget_s, seed=options.seed
+        )
+        _save_shown(folder, final, evaluation, evidence, facts, splits)
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         report.draw(folder)
         # Once more, now with the report's own time.
@@ -124,12 +127,20 @@ def _save_start(folder: RunFolder, source: Source, options: FitOptions, facts: F
 
 
 def _save_results(
-    folder: RunFolder, trials: Sequence[Trial], final: Calibrated, evaluation: Evaluation, facts: Facts, splits: Splits
+    folder: RunFolder,
+    trials: Sequence[Trial],
+    final: Calibrated,
+    evaluation: Evaluation,
+    facts: Facts,
+    splits: Splits,
+    *,
+    seed: int,
 ) -> None:
-    """The final model, and everything that the report shows of it."""
+    """The final model, what it predicts, and how the trials ranked."""
     predictor, answers = final.predictor, final.predictor.answers
     predictor.save(folder.model_folder)
     folder.write_leaderboard(trials, facts.metric, predictor.trial_weights())
+    folder.write_importance(importance(trials, seed=seed))
     for name, examples, forecast in (
         ("validation", splits.validation, final.on_validation),
         ("test", evaluation.examples, evaluation.forecast),
@@ -137,8 +148,19 @@ def _save_results(
         sureness = predictor.sureness_columns(forecast, COVERAGE) if predictor.allows(COVERAGE) else {}
         columns = [*answers.known(examples.targets), *answers.said(forecast.raw, alone=False), *sureness.items()]
         folder.write_predictions(name, [("picture", examples.refs), *columns, *answers.shares(forecast.raw)])
+
+
+def _save_shown(
+    folder: RunFolder, final: Calibrated, evaluation: Evaluation, evidence: Evidence, facts: Facts, splits: Splits
+) -> None:
+    """What the report shows beside the figures: pictures, and what they are shown for."""
     rows = suspects(facts, splits.validation.targets, final.on_validation)
     doubtful = drawn(SUSPECT, rows, splits.validation, final.on_validation.raw, facts)
     folder.write_suspects({"examined": len(splits.validation), "suspects": listed(doubtful)})
-    shown = [*samples(splits.train, facts), *found(splits, facts), *doubtful[:SHOWN], *evaluation.worst]
-    folder.write_pictures(shown, facts.spec)
+    folder.write_evidence(evidence.to_json())
+    examples, forecast = evaluation.examples, evaluation.forecast
+    sure = drawn(SUREST, surest(facts, examples.targets, forecast), examples, forecast.raw, facts)
+    mistakes = (*evaluation.worst, *sure, *evidence.looks)
+    folder.write_pictures([*samples(splits.train, facts), *found(splits, facts), *doubtful[:SHOWN], *mistakes], facts.spec)
+    if evidence.thumbnails is not None:
+        folder.write_thumbnails(evidence.thumbnails.image)

@@ -48,7 +48,8 @@ def combine(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFo
         failed = next((trial for trial in trials if trial.error), None)
         raise SearchError("No trial gave a usable model" + (f"; the first failed with: {failed.error}" if failed else "") + ".")
     validation = splits.validation
-    usable = [trial for trial in ended if (trial.latency_ms or 0.0) <= costs.most_latency_ms]
+    whole = [trial for trial in ended if trial.share == 1.0]  # the others were trained to learn what more pictures are worth
+    usable = [trial for trial in whole if (trial.latency_ms or 0.0) <= costs.most_latency_ms]
 
     def losses(trial: Trial) -> Array:
         return metrics.row_losses(facts, validation.targets, folder.validation_predictions(trial))

@@ -11,7 +11,7 @@ from pixelfit import conformal, metrics
 from pixelfit.calibration import Calibrated
 from pixelfit.conformal import Intervals, SeveralIntervals
 from pixelfit.evidence.slices import fifths
-from pixelfit.mistakes import drawn, worst
+from pixelfit.mistakes import WORST, drawn, worst
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.types import (
     Array,
@@ -54,7 +54,7 @@ def score_on_test(final: Calibrated, baseline: Predictor, test: SealedTest, fact
     )
     rows = worst(facts, examples.targets, forecast.raw)
     judged = _JUDGES[facts.kind](scores, _Case(final, examples.targets, forecast, baseline_raw, seed))
-    return Evaluation(judged, examples, forecast, drawn("worst", rows, examples, forecast.raw, facts))
+    return Evaluation(judged, examples, forecast, drawn(WORST, rows, examples, forecast.raw, facts))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pixelfit import metrics
-from pixelfit.data.targets import shown_targets
+from pixelfit.data.targets import outline, shown_targets
 from pixelfit.metrics import shown
 from pixelfit.types import Array, Examples, Facts, Floats, Forecast, Ints, Json, Kind, Picture
 
 SHOWN = 24
+SUREST_SHOWN = 12
 SUSPECT = "suspect"  # the kind of pictures whose targets look wrong
+WORST = "worst"  # of pictures with the largest errors
+SUREST = "surest"  # of mistakes that the model was surest of
 # Numbers are suspect from so many interquartile ranges above the upper quartile on ("far out": Tukey 1977), of the errors as
 # shares of what was to be expected: of normal errors one in 3,700.
 _FAR_OUT = 3.0
@@ -24,7 +27,28 @@ _SURE = 0.9  # of a class: nearly all of a good model's probabilities are higher
 
 def worst(facts: Facts, targets: Array, raw: Array) -> Ints:
     """The rows with the largest errors, the largest first; of classes and labels, the wrong ones that were least expected."""
-    return _WORST[facts.kind](facts, targets, raw)[:SHOWN]
+    return all_mistakes(facts, targets, raw)[:SHOWN]
+
+
+def all_mistakes(facts: Facts, targets: Array, raw: Array) -> Ints:
+    """The same without an end: of numbers all rows, of classes and labels all wrong ones."""
+    return _WORST[facts.kind](facts, targets, raw)
+
+
+def surest(facts: Facts, targets: Array, forecast: Forecast) -> Ints:
+    """The mistakes that the model was surest of, beyond the ``worst`` ones.
+
+    Of numbers those with the largest errors for the predicted spread, if it predicts one; of classes and labels the wrong
+    ones of the highest probability.
+    """
+    order = _SUREST[facts.kind](facts, targets, forecast)
+    return order[~np.isin(order, worst(facts, targets, forecast.raw))][:SUREST_SHOWN]
+
+
+def right(facts: Facts, targets: Array, raw: Array) -> Ints:
+    """The rows that are predicted right, by rising target; of numbers the better half."""
+    order = np.argsort(outline(facts.kind, targets), kind="stable")
+    return order[_RIGHT[facts.kind](facts, targets, raw)[order]]
 
 
 def suspects(facts: Facts, targets: Array, forecast: Forecast) -> Ints:
@@ -57,12 +81,13 @@ def listed(pictures: Sequence[Picture]) -> Json:
 
 
 def _by_error(facts: Facts, targets: Floats, raw: Floats) -> Ints:
-    return np.argsort(-np.abs(raw - targets), kind="stable")
+    return np.argsort(-_sizes_of(facts, targets, raw), kind="stable")
 
 
-def _by_scaled_errors(facts: Facts, targets: Floats, raw: Floats) -> Ints:
-    """By the root of the mean square of the errors, each in its target's deviations."""
-    return np.argsort(-np.mean(((raw - targets) / facts.target_scales) ** 2, axis=1), kind="stable")
+def _sizes_of(facts: Facts, targets: Floats, raw: Floats) -> Floats:
+    """One error a row: in the target's unit, or the root of the mean square over several targets, each in its deviations."""
+    apart: Floats = np.abs(raw - targets)
+    return apart if apart.ndim == 1 else np.sqrt(np.mean((apart / facts.target_scales) ** 2, axis=1))
 
 
 def _by_true_class(facts: Facts, targets: Ints, raw: Floats) -> Ints:
@@ -78,9 +103,50 @@ def _by_surprise(facts: Facts, targets: Ints, raw: Floats) -> Ints:
 
 _WORST: Mapping[Kind, Callable[[Facts, Array, Array], Ints]] = {
     "number": _by_error,
-    "numbers": _by_scaled_errors,
+    "numbers": _by_error,
     "label": _by_true_class,
     "labels": _by_surprise,
+}
+
+
+# --- the surest, and the right
+
+
+def _by_error_for_spread(facts: Facts, targets: Floats, forecast: Forecast) -> Ints:
+    if not forecast.spread.any():
+        return np.zeros(0, dtype=np.int64)
+    return np.argsort(-_unexpected(targets, forecast), kind="stable")
+
+
+def _by_probability(facts: Facts, targets: Ints, forecast: Forecast) -> Ints:
+    wrong = np.flatnonzero(forecast.raw.argmax(axis=1) != targets)
+    return wrong[np.argsort(-forecast.raw.max(axis=1)[wrong], kind="stable")]
+
+
+def _by_surest_label(facts: Facts, targets: Ints, forecast: Forecast) -> Ints:
+    apart = np.abs(forecast.raw - targets).max(axis=1)
+    wrong = np.flatnonzero(((forecast.raw >= metrics.LIKELY) != targets).any(axis=1))
+    return wrong[np.argsort(-apart[wrong], kind="stable")]
+
+
+_SUREST: Mapping[Kind, Callable[[Facts, Array, Forecast], Ints]] = {
+    "number": _by_error_for_spread,
+    "numbers": _by_error_for_spread,
+    "label": _by_probability,
+    "labels": _by_surest_label,
+}
+
+
+def _better_half(facts: Facts, targets: Floats, raw: Floats) -> Array:
+    errors = _sizes_of(facts, targets, raw)
+    return np.asarray(errors <= np.median(errors))
+
+
+_RIGHT: Mapping[Kind, Callable[[Facts, Array, Array], Array]] = {
+    "number": _better_half,
+    "numbers": _better_half,
+    "label": lambda facts, targets, raw: raw.argmax(axis=1) == targets,
+    "labels": lambda facts, targets, raw: ((raw >= metrics.LIKELY) == targets).all(axis=1),
 }
 
 
@@ -88,12 +154,15 @@ _WORST: Mapping[Kind, Callable[[Facts, Array, Array], Ints]] = {
 
 
 def _suspect_number(facts: Facts, targets: Floats, forecast: Forecast) -> Ints:
-    return _far_out(_beyond(targets, forecast.raw, forecast.spread))
+    return _far_out(_unexpected(targets, forecast))
 
 
-def _suspect_numbers(facts: Facts, targets: Floats, forecast: Forecast) -> Ints:
+def _unexpected(targets: Floats, forecast: Forecast) -> Floats:
+    """How far each row's error goes beyond what was to be expected; of several targets, that of the one that goes farthest."""
+    if targets.ndim == 1:
+        return _beyond(targets, forecast.raw, forecast.spread)
     columns = zip(targets.T, forecast.raw.T, forecast.spread.T, strict=True)
-    return _far_out(np.max([_beyond(*column) for column in columns], axis=0))
+    return np.asarray(np.max([_beyond(*column) for column in columns], axis=0))
 
 
 def _beyond(targets: Floats, raw: Floats, spread: Floats) -> Floats:
@@ -136,7 +205,7 @@ def _suspect_labels(facts: Facts, targets: Ints, forecast: Forecast) -> Ints:
 
 _SUSPECTS: Mapping[Kind, Callable[[Facts, Array, Forecast], Ints]] = {
     "number": _suspect_number,
-    "numbers": _suspect_numbers,
+    "numbers": _suspect_number,
     "label": _suspect_label,
     "labels": _suspect_labels,
 }

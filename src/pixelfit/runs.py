@@ -23,6 +23,10 @@ LEADERBOARD_COLUMNS = (
 )  # fmt: skip
 
 _LARGEST_PNG, _LARGEST_SHOWN = 64, 224  # pixels; a gallery shows them at 112, on sharp screens with twice as many
+# Over a picture, where it raised the prediction and where it lowered it: Okabe & Ito's vermilion and blue.
+_RAISED, _LOWERED = (213, 94, 0), (0, 114, 178)
+_OVERLAY = 0.8  # of the strongest part
+_THUMBNAIL_QUALITY = 70  # of WebP
 
 
 class Saveable(Protocol):
@@ -69,6 +73,11 @@ class RunFolder:
     def report_file(self) -> Path:
         """The report."""
         return self.path / "report.html"
+
+    @property
+    def thumbnails_file(self) -> Path:
+        """Small test pictures in one image."""
+        return self.path / "pictures" / "thumbnails.webp"
 
     def trial_folder(self, number: int) -> Path:
         """Everything about one trial."""
@@ -143,8 +152,10 @@ class RunFolder:
         small = max(spec.height, spec.width) <= _LARGEST_PNG
         for place, item in enumerate(pictures):
             name = f"{item.kind.replace(' ', '-')}-{place:03d}.{'png' if small else 'webp'}"
-            image = _drawable(item.picture, spec)
-            image.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
+            image = drawable(item.picture, spec)
+            if item.heat is not None:
+                image = _beside(image, _heated(image, item.heat))
+            image.thumbnail((_LARGEST_SHOWN * (1 if item.heat is None else 2), _LARGEST_SHOWN))
             with written_beside(folder / name) as beside:
                 image.save(beside, format="PNG" if small else "WEBP")
             listed.append(
@@ -159,6 +170,11 @@ class RunFolder:
             )
         write_json(folder / "pictures.json", listed)
 
+    def write_thumbnails(self, image: Image.Image) -> None:
+        """``pictures/thumbnails.webp``: small test pictures in one; ``evidence.json`` says which is where."""
+        with written_beside(self.thumbnails_file) as beside:
+            image.save(beside, format="WEBP", quality=_THUMBNAIL_QUALITY)
+
     def write_augmentation(self, decision: Json) -> None:
         """``augmentation.json``: which changes of pictures the recipes may make, and why."""
         write_json(self.path / "augmentation.json", decision)
@@ -166,6 +182,10 @@ class RunFolder:
     def write_suspects(self, record: Json) -> None:
         """``suspects.json``: pictures whose targets look wrong, and among how many they were looked for."""
         write_json(self.path / "suspects.json", record)
+
+    def write_importance(self, record: Json) -> None:
+        """``importance.json``: which choices in the recipes decided how good trials were; null where too few were tried."""
+        write_json(self.path / "importance.json", record)
 
     def write_evidence(self, record: Json) -> None:
         """``evidence.json``: scores on parts of the test set, and how like the development data it is."""
@@ -247,9 +267,25 @@ def free_folder(name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def _drawable(picture: Array, spec: PictureSpec) -> Image.Image:
+def drawable(picture: Array, spec: PictureSpec) -> Image.Image:
+    """A picture (height, width, channels) as a screen shows it, grey or in colour."""
     values = picture.astype(np.float32)
     if spec.scale in ("wide", "raw"):  # any range: stretched to what a screen shows
         values = (values - values.min()) * (255 / max(float(np.ptp(values)), 1e-12))
     pixels = np.clip(values.round(), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0])
+
+
+def _heated(image: Image.Image, heat: Array) -> Image.Image:
+    """The picture in grey, with colours over the parts that raised and lowered the prediction."""
+    grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
+    colour = np.where(heat[..., None] > 0, np.array(_RAISED, np.float32), np.array(_LOWERED, np.float32))
+    share = (_OVERLAY * np.abs(heat))[..., None].astype(np.float32)
+    return Image.fromarray(((1 - share) * grey + share * colour).round().astype(np.uint8))
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (left.width + right.width, left.height))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both

@@ -34,6 +34,7 @@ TASK_WORDS: Mapping[str, str] = {"multilabel": "multi-label classification"}  # 
 METRICS_OF_SEVERAL: Mapping[Metric, Metric] = {"rmse": "nrmse", "mae": "nmae"}
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
+SIZES = "learning curve"  # the purpose of trials on a share of the pictures, which show what more of them are worth
 Json: TypeAlias = Any
 Label: TypeAlias = str | int | float | bool
 Array: TypeAlias = npt.NDArray[Any]
@@ -182,6 +183,7 @@ class Facts:
     target_names: tuple[str, ...] = ()
     target_ranges: tuple[tuple[float, float], ...] = ()
     target_scales: tuple[float, ...] = ()  # standard deviation in the development data: errors are counted in it
+    fingerprint: str = ""  # of the pictures as decoded and their targets: the same for the same data in the same order
 
     @property
     def kind(self) -> Kind:
@@ -353,6 +355,8 @@ class Trial:
     best_at_step: int = 0
     continues: int | None = None  # the number of the trial from whose weights it went on
     folds: int = 1  # models, each trained on a fold of its own; ``steps`` and ``epochs`` are those of each
+    share: float = 1.0  # of the training pictures that it was trained on
+    interval: tuple[float, float] | None = None  # 95 %, of the metric that trials are ranked by; None for a failed trial
 
 
 @dataclass(frozen=True)
@@ -368,12 +372,14 @@ class Interval:
 class Picture:
     """A picture that the report shows, with what is known of it."""
 
-    kind: str  # "sample" of the training set, "worst" mistake on the test set, or the kind of a finding
+    kind: str  # "sample" of the training set, "worst" mistake on the test set, ..., or the kind of a finding
     picture: Array  # (height, width, channels)
     ref: str
     target: Label
     prediction: Label | None = None
     note: str = ""
+    # (height, width), from -1 to 1: which parts lowered (below 0) and raised the prediction; None where nobody asked
+    heat: Array | None = None
 
 
 @dataclass(frozen=True)

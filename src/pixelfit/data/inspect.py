@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -19,6 +21,8 @@ FEWEST_PICTURES = 10
 # Whole numbers over a wider range, such as prices, are not meant to be hit exactly.
 _WIDEST_COUNT = 200
 _NAMED = 5  # rare classes in a message
+_HASHED_BYTES = 2**31
+_HASHED_AT_ONCE = 1_000  # pictures
 
 
 def inspect(table: Table, pictures: Pictures, task: Task | None, metric: Metric | None = None) -> Inspected:
@@ -77,9 +81,23 @@ def inspect(table: Table, pictures: Pictures, task: Task | None, metric: Metric 
         findings=findings(table, pictures, understood, near),
         target_names=understood.names,
         target_ranges=tuple(map(_range, targets.T)) if understood.names else (),
+        fingerprint=fingerprint(pictures.store, targets),
     )
     named = [] if table.groups is None else [np.unique(table.groups[pictures.rows], return_inverse=True)[1]]
     return Inspected(facts, targets, joined(pictures.groups, *([near_groups] if len(near) else []), *named))
+
+
+def fingerprint(store: Array, targets: Array) -> str:
+    """Some of the SHA-256 of the decoded pictures, their form and their targets.
+
+    Of pictures that take more than ``_HASHED_BYTES`` every second, third, ... counts, since a hash takes a second a gigabyte.
+    """
+    step = max(1, math.ceil(store.nbytes / _HASHED_BYTES))
+    digest = hashlib.sha256(f"{store.shape} {store.dtype.str} {targets.dtype.str}".encode())
+    for start in range(0, len(store), _HASHED_AT_ONCE * step):
+        digest.update(np.ascontiguousarray(store[start : start + _HASHED_AT_ONCE * step : step]).data)
+    digest.update(np.ascontiguousarray(targets).data)
+    return digest.hexdigest()[:16]
 
 
 def _check_numbers(table: Table, understood: Understood) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.errors import SearchError
-from pixelfit.evidence import EVIDENCE_S
+from pixelfit.evidence import evidence_s
 from pixelfit.models.views import VIEWS
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
@@ -69,11 +69,11 @@ def search(
     return tuple(stages.trials)
 
 
-def after_s(splits: Splits, facts: Facts) -> float:
-    """Seconds for choosing, resampling the metrics, gathering evidence and drawing the report."""
+def after_s(splits: Splits, facts: Facts, budget_s: float | None) -> float:
+    """Seconds for choosing, resampling the metrics, gathering evidence and drawing the report, of a run with so many."""
     return (
         _AFTER_S
-        + EVIDENCE_S
+        + evidence_s(budget_s)
         + _RESAMPLED_S * metrics.RESAMPLES * len(splits.test) * len(facts.classes or facts.target_names or (0,))
     )
 
@@ -92,7 +92,7 @@ def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Li
     views_ms = max(predict_ms, min(max(VIEWS.values()) * predict_ms, most_views_ms(splits, deadline)))
     student_s = _STUDENT_SHARE * (deadline.budget_s or 0.0) if limits.distill else 0.0
     # Looking for better views takes a prediction without them first.
-    return after_s(splits, facts) + (views_ms + predict_ms) / 1000 * _pictures_predicted(splits) + student_s
+    return after_s(splits, facts, deadline.budget_s) + (views_ms + predict_ms) / 1000 * _pictures_predicted(splits) + student_s
 
 
 def most_views_ms(splits: Splits, deadline: Deadline) -> float:

@@ -68,7 +68,8 @@ class LocalEngine:
             return Outcome(replace(_record(plan, "failed", begun), error=reason), [])
 
     def _run(self, plan: Plan, begun: float) -> Outcome:
-        whole_at_once = len(self._folds) > 1 and FAMILIES[plan.recipe.family].cross_fit is not None
+        # A share of the pictures is drawn within each fold.
+        whole_at_once = len(self._folds) > 1 and FAMILIES[plan.recipe.family].cross_fit is not None and plan.share == 1.0
         trained = [self._cross_fitted(plan)] if whole_at_once else self._trained(plan)
         first, last = trained[0], trained[-1]
         ended = _record(plan, last.state, begun)
@@ -84,12 +85,15 @@ class LocalEngine:
         )
         models = [replace(model, temperature=temperature) for model in models]
         forecast = _joined([models[place % len(models)].forecast_of(raw) for place, raw in enumerate(outputs)])
-        measured = metrics.measure(self._facts, np.concatenate([part.targets for part in held_out]), forecast.raw)
+        targets = np.concatenate([part.targets for part in held_out])
+        measured = metrics.measure(self._facts, targets, forecast.raw)
         bad = [name for name, value in measured.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(f"the validation {bad[0]} is {measured[bad[0]]}")
+        interval = metrics.ranking_interval(self._facts, targets, forecast.raw)
         trial = replace(
             ended,
+            interval=(interval.low, interval.high),
             folds=len(models),
             seconds=time.monotonic() - begun,
             steps=first.steps,
@@ -171,7 +175,7 @@ def _record(plan: Plan, state: TrialState, begun: float) -> Trial:
     """What is known of a trial whatever became of it."""
     return Trial(
         plan.number, plan.recipe.family, plan.purpose, plan.recipe.to_json(), state, plan.seed,
-        seconds=time.monotonic() - begun, continues=plan.continues,
+        seconds=time.monotonic() - begun, continues=plan.continues, share=plan.share,
     )  # fmt: skip
 
 

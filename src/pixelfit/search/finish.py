@@ -99,4 +99,5 @@ class Finish:
         predict_ms = sum(trial.predict_ms or 0.0 for trial in trials if trial.number in members)
         views = VIEWS[predictor.members[0].model.views]
         pictures = len(self.splits.validation) + len(self.splits.test)
-        self.deadline.reserve(after_s(self.splits, self.facts) + views * predict_ms / 1000 * pictures)
+        later = after_s(self.splits, self.facts, self.deadline.budget_s)
+        self.deadline.reserve(later + views * predict_ms / 1000 * pictures)

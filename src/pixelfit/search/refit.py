@@ -44,7 +44,7 @@ def pays(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFolde
     if fewer is None:
         return False, "whether more pictures would help was not tried, for which the finals must end before the time is up"
     equal = [trial for trial in trials if (trial.recipe, trial.steps) == (fewer.recipe, fewer.steps) and trial.score is not None]
-    twins = [trial for trial in equal if trial.purpose not in (FEWER, SNAPSHOT)]
+    twins = [trial for trial in equal if trial.share == 1.0 and trial.purpose != SNAPSHOT]
     if not twins:
         return False, "the training with fewer pictures ended early, and cannot be compared"
     targets = splits.validation.targets

@@ -14,7 +14,7 @@ from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
-from pixelfit.search import safety
+from pixelfit.search import safety, sizes
 from pixelfit.search.cost import CostModel
 from pixelfit.search.engine import Plan
 from pixelfit.search.gains import (
@@ -31,7 +31,7 @@ from pixelfit.search.study import Asked, Study
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Augmentation, Recipe
-from pixelfit.types import FULL_LENGTH, SNAPSHOT, Array, Facts, Json, Splits, Trial
+from pixelfit.types import FULL_LENGTH, SIZES, SNAPSHOT, Array, Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
@@ -86,6 +86,7 @@ class Stages:
     began: float
     slice_s: float = _LEAST_SLICE_S
     refit_s: float = 0.0  # kept for training the final members again
+    sizes_s: float = 0.0  # kept for the learning curve over the number of pictures
     futile: bool = False  # whether the sampler proposes nothing that is fast enough
     trials: list[Trial] = field(default_factory=list)
 
@@ -110,6 +111,8 @@ class Stages:
         if self.limits.trials is not None:
             yield from self._counted(known)
             return
+        if (self.deadline.budget_s or 0.0) >= sizes.SHORTEST_BUDGET_S:
+            self.sizes_s = sizes.BUDGET_SHARE * self._whole()
         # Where there is time for one training only, it is the best bet's, at full length.
         if _FIRST_ROUND_SHARE * self._whole() >= 2 * max(self.slice_s, enough_s):
             yield from self._first_round(known)
@@ -119,6 +122,7 @@ class Stages:
             yield from self._sampled()
         self.futile = False  # the finals are known to be fast enough
         yield from self._finals(known)
+        yield from self._fewer_pictures()
         yield from self._worth_of_more_pictures()
         while not self._done():
             yield from self._sampled()
@@ -322,6 +326,22 @@ class Stages:
         close = [trial for trial, losses in zip(ranked, rows, strict=True) if not metrics.clearly_worse(losses, rows[0])]
         return sorted(close, key=lambda trial: (trial.epochs, trial.number))
 
+    def _fewer_pictures(self) -> Iterator[tuple[Plan, None]]:
+        """The best recipe whose training is quick enough, on shares of the pictures: the learning curve that the report shows."""
+        allowed_s, self.sizes_s = self.sizes_s, 0.0
+        if not allowed_s:
+            return
+        pictures = len(self.splits.folds[0].train)
+        for trial in rank([trial for trial in self.trials[1:] if trial.score is not None and trial.state == "complete"]):
+            steps, seconds = self._chain(trial)
+            curve = sizes.lessons(trial, steps, seconds if steps else trial.seconds, pictures, allowed_s=allowed_s)
+            for share, taken in curve:
+                if not self._done():
+                    plan = self._plan(_recipe(trial), SIZES, self.left(), 1.0)
+                    yield replace(plan, share=share, pace=replace(plan.pace, steps=taken or plan.pace.steps)), None
+            if curve:
+                return
+
     def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
         """Whether a refit on all development pictures would pay, and if so the time kept for it.
 
@@ -379,7 +399,7 @@ class Stages:
 
     def left(self) -> float:
         """Seconds left for trials."""
-        return max(0.0, self.deadline.left() - self.refit_s)
+        return max(0.0, self.deadline.left() - self.refit_s - self.sizes_s)
 
     def _whole(self) -> float:
         """Seconds for the whole search, past and to come."""
@@ -405,7 +425,7 @@ class Stages:
         for longer in self._ranked(*purposes):
             twins = [
                 trial for trial in self.trials
-                if trial.recipe == longer.recipe and trial.score is not None and trial.purpose != SNAPSHOT
+                if trial.recipe == longer.recipe and trial.score is not None and trial.purpose != SNAPSHOT and trial.share == 1.0
                 and 0 < self._trained_s(trial) < self._trained_s(longer) / 1.5
             ]  # fmt: skip
             if twins and longer.score is not None:
@@ -414,8 +434,12 @@ class Stages:
         return time_exponent(pairs)
 
     def _trained_s(self, trial: Trial) -> float:
-        """Seconds of training steps behind a trial's weights, those of the trials that it went on from among them."""
-        return trial.step_s + (self._trained_s(self.trials[trial.continues]) if trial.continues is not None else 0.0)
+        return self._chain(trial)[1]
+
+    def _chain(self, trial: Trial) -> tuple[int, float]:
+        """Steps behind a trial's weights and their seconds, those of the trials that it went on from among them."""
+        before = self._chain(self.trials[trial.continues]) if trial.continues is not None else (0, 0.0)
+        return before[0] + trial.steps, before[1] + trial.step_s
 
     def _ranked(self, *purposes: str) -> list[Trial]:
         """The trials of these purposes that more time could improve, the best first."""

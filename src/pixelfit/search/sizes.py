@@ -1,0 +1,36 @@
+"""The learning curve over the number of pictures: which shares of them, and for how many steps."""
+
+from __future__ import annotations
+
+from pixelfit.types import Trial
+
+BUDGET_SHARE = 0.04  # of the time, for the whole curve
+SHORTEST_BUDGET_S = 60.0
+_LARGER = 0.7  # of the curve's time, for the larger share
+_SMALLER = 1 / 4  # of the larger share
+_MOST = 1 / 2  # of the pictures: closer shares are hard to tell apart
+_FEWEST_PICTURES = 40
+# A training on a few hundred pictures that ends sooner has not learned them, and makes more pictures look better than they are.
+_FEWEST_STEPS, _STEPS_WANTED = 150, 300
+
+
+def lessons(trial: Trial, steps: int, seconds: float, pictures: int, *, allowed_s: float) -> tuple[tuple[float, int], ...]:
+    """Shares of the pictures, the larger first, each with its steps; nothing where the trial's training takes too long for that.
+
+    Args:
+        trial: whose recipe is trained on the shares, from scratch.
+        steps: behind its weights, those of trials that it went on from among them; 0 where its family is not trained in steps.
+        seconds: that they took.
+        pictures: in its training set.
+        allowed_s: for all shares together.
+    """
+    larger = min(_MOST, _LARGER * allowed_s / max(seconds, 1e-9))
+    shares = (larger, larger * _SMALLER)
+    if shares[1] * pictures < _FEWEST_PICTURES:
+        return ()
+    if not steps:
+        return tuple((share, 0) for share in shares)
+    least = min(_STEPS_WANTED, steps, int((1 - _LARGER) * allowed_s / seconds * steps))
+    if least < min(_FEWEST_STEPS, steps):
+        return ()
+    return tuple((share, max(least, round(share * steps))) for share in shares)
