@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from pixelfit import metrics
 from pixelfit.data.targets import outline, shown_targets
-from pixelfit.metrics import shown
 from pixelfit.types import Array, Examples, Facts, Floats, Forecast, Ints, Json, Kind, Picture
+from pixelfit.words import value_words
 
 SHOWN = 24
 SUREST_SHOWN = 12
@@ -38,8 +39,8 @@ def all_mistakes(facts: Facts, targets: Array, raw: Array) -> Ints:
 def surest(facts: Facts, targets: Array, forecast: Forecast) -> Ints:
     """The mistakes that the model was surest of, beyond the ``worst`` ones.
 
-    Of numbers those with the largest errors for the predicted spread, if it predicts one; of classes and labels the wrong
-    ones of the highest probability.
+    Of numbers those whose errors go farthest beyond the predicted spread, if it predicts one; of classes and labels the
+    wrong ones of the highest probability.
     """
     order = _SUREST[facts.kind](facts, targets, forecast)
     return order[~np.isin(order, worst(facts, targets, forecast.raw))][:SUREST_SHOWN]
@@ -64,12 +65,28 @@ def suspects(facts: Facts, targets: Array, forecast: Forecast) -> Ints:
 
 def drawn(kind: str, rows: Ints, examples: Examples, raw: Array, facts: Facts) -> tuple[Picture, ...]:
     """The pictures of these rows, with their targets, predictions and how far these are apart."""
-    true, said = (shown_targets(facts, each) for each in (examples.targets[rows], metrics.decided(facts, raw[rows])))
+    true = shown_targets(facts, examples.targets[rows])
+    said = shown_targets(facts, legible(facts, metrics.decided(facts, raw[rows])))
     notes = _NOTES[facts.kind](facts, examples.targets[rows], raw[rows])
     return tuple(
         Picture(kind, examples.store[examples.rows[row]], examples.refs[row], target, prediction, note)
         for row, target, prediction, note in zip(rows, true, said, notes, strict=True)
     )
+
+
+def legible(facts: Facts, values: Array) -> Array:
+    """Numbers (N,) or (N, targets) to a ten-thousandth of their range, as further digits tell nothing; codes as they are."""
+    if facts.kind == "number":
+        assert facts.target_range is not None
+        return np.round(values, _decimals(*facts.target_range))
+    if facts.kind == "numbers":
+        columns = zip(values.T, facts.target_ranges, strict=True)
+        return np.stack([np.round(column, _decimals(*ends)) for column, ends in columns], axis=1)
+    return values
+
+
+def _decimals(low: float, high: float) -> int:
+    return 4 - math.floor(math.log10(high - low)) if high > low else 4
 
 
 def listed(pictures: Sequence[Picture]) -> Json:
@@ -115,7 +132,9 @@ _WORST: Mapping[Kind, Callable[[Facts, Array, Array], Ints]] = {
 def _by_error_for_spread(facts: Facts, targets: Floats, forecast: Forecast) -> Ints:
     if not forecast.spread.any():
         return np.zeros(0, dtype=np.int64)
-    return np.argsort(-_unexpected(targets, forecast), kind="stable")
+    beyond = _unexpected(targets, forecast)
+    rows = np.flatnonzero(beyond > _LEAST)
+    return rows[np.argsort(-beyond[rows], kind="stable")]
 
 
 def _by_probability(facts: Facts, targets: Ints, forecast: Forecast) -> Ints:
@@ -215,15 +234,15 @@ _SUSPECTS: Mapping[Kind, Callable[[Facts, Array, Forecast], Ints]] = {
 
 
 def _number_notes(facts: Facts, targets: Floats, raw: Floats) -> list[str]:
-    return [f"off by {shown('mae', error)}" for error in np.abs(raw - targets)]
+    return [f"off by {value_words(float(error))}" for error in legible(facts, np.abs(raw - targets))]
 
 
 def _numbers_notes(facts: Facts, targets: Floats, raw: Floats) -> list[str]:
     """The target that is farthest off, in its own deviations."""
-    errors = np.abs(raw - targets)
-    scaled = errors / facts.target_scales
+    errors = legible(facts, np.abs(raw - targets))
+    scaled = np.abs(raw - targets) / facts.target_scales
     return [
-        f"{facts.target_names[place]} off by {shown('mae', errors[row, place])}, {scaled[row, place]:.2g} deviations"
+        f"{facts.target_names[place]} off by {value_words(float(errors[row, place]))}, {scaled[row, place]:.2g} deviations"
         for row, place in enumerate(scaled.argmax(axis=1))
     ]
 

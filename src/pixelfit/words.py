@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pixelfit.types import Json
 
 
@@ -20,3 +22,15 @@ def value_words(value: Json) -> str:
 def change_words(name: str) -> str:
     """A change of pictures as the user writes it."""
     return name.replace("_", "-")
+
+
+def choices_of(recipe: Mapping[str, Json]) -> dict[str, Json]:
+    """A recipe's choices (``Recipe.to_json``), each under a name for people; what a family has of its own goes under its name."""
+    named: dict[str, Json] = {}
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            group = str(recipe["family"]) if name == "architecture" else name
+            named |= {f"{group} {inner}".replace("_", " "): each for inner, each in value.items()}
+        else:
+            named[name.replace("_", " ")] = value
+    return named

@@ -10,9 +10,10 @@ import torch
 
 from pixelfit import metrics
 from pixelfit.data.targets import shown_targets
-from pixelfit.metrics import shown
+from pixelfit.mistakes import legible
 from pixelfit.predictor import Predictor
 from pixelfit.types import Array, Examples, Facts, Floats, Forecast, Picture
+from pixelfit.words import value_words
 
 _PATCHES = 7  # across a picture; they overlap by half where time allows
 _AT_ONCE = 64  # covered pictures in one prediction
@@ -106,9 +107,8 @@ def _picture(
     # Positive where the part as it is raises the prediction over what it is when covered.
     heat: Array = effects[0].numpy().mean(axis=0)
     most = float(np.abs(heat).max())
-    true, said = (
-        shown_targets(facts, each)[0] for each in (examples.targets[[row]], metrics.decided(facts, forecast.raw[[row]]))
-    )
+    true = shown_targets(facts, examples.targets[[row]])[0]
+    said = shown_targets(facts, legible(facts, metrics.decided(facts, forecast.raw[[row]])))[0]
     note = _note(facts, place, most)
     return Picture(kind, original, examples.refs[row], true, said, note, heat / most if most > 0 else heat)
 
@@ -137,8 +137,9 @@ _VALUES: dict[str, Callable[[Array, int], Array]] = {
 
 def _note(facts: Facts, place: int, most: float) -> str:
     if facts.kind == "number":
-        return f"a patch moves it by up to {shown('mae', most)}"
+        return f"a patch moves it by up to {value_words(float(legible(facts, np.array([most]))[0]))}"
     if facts.kind == "numbers":
-        return f"a patch moves {facts.target_names[place]} by up to {shown('mae', most)}"
+        moved = legible(facts, np.full((1, len(facts.target_names)), most))[0, place]
+        return f"a patch moves {facts.target_names[place]} by up to {value_words(float(moved))}"
     assert facts.classes is not None
     return f"a patch moves the log-odds of {facts.classes[place]} by up to {most:.2g}"

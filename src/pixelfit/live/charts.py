@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from bokeh.embed import components
-from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
+from bokeh.models import ColumnDataSource, Range1d
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
 from pixelfit.live.state import LINE_COLOURS
-
-_INK = "#7d8590"  # a grey that reads on white and on near-black, as in the report
+from pixelfit.report.plots import INK, hover, plot_of
 
 
 def library() -> str:
@@ -29,9 +28,9 @@ def _history() -> figure:
     plot = _plot("history")
     best = ColumnDataSource({"x": [], "y": []}, name="best")
     dots = ColumnDataSource({"x": [], "y": [], "colour": [], "trial": [], "how": []}, name="dots")
-    plot.step("x", "y", source=best, mode="after", color=_INK, line_width=2, line_dash="dotted")
+    plot.step("x", "y", source=best, mode="after", color=INK, line_width=2, line_dash="dotted")
     shown = plot.scatter("x", "y", source=dots, size=9, color="colour", line_color=None, alpha=0.9)
-    plot.add_tools(HoverTool(tooltips=[("trial", "@trial"), ("score", "@y{0.0000}"), ("", "@how")], renderers=[shown]))
+    hover(plot, [("trial", "@trial"), ("score", "@y{0.0000}"), ("", "@how")], [shown])
     return plot
 
 
@@ -44,24 +43,10 @@ def _curves() -> figure:
         source = ColumnDataSource({"x": [], "y": [], "trial": []}, name=f"curve-{place}")
         plot.line("x", "y", source=source, color=colour, line_width=2 if place else 3)
         dots.append(plot.scatter("x", "y", source=source, color=colour, size=5 if place else 7, line_color=None))
-    lines = [("trial", "@trial"), ("epoch", "@x{0.0}"), ("validation score", "@y{0.0000}")]
-    plot.add_tools(HoverTool(tooltips=lines, renderers=dots))
+    hover(plot, [("trial", "@trial"), ("epoch", "@x{0.0}"), ("validation score", "@y{0.0000}")], dots)
     return plot
 
 
 def _plot(name: str) -> figure:
-    plot = figure(
-        name=name, x_range=Range1d(start=0, end=1), y_range=Range1d(start=0.1, end=1), height=300,
-        sizing_mode="stretch_width", toolbar_location=None, tools="", y_axis_type="log",
-        background_fill_color=None, border_fill_color=None, outline_line_color=None,
-        x_axis_label=" ", y_axis_label=" ",
-    )  # fmt: skip
-    for axis in (*plot.xaxis, *plot.yaxis):
-        axis.axis_label_text_color = axis.major_label_text_color = axis.axis_line_color = axis.major_tick_line_color = _INK
-        axis.axis_label_text_font_style = "normal"
-        axis.minor_tick_line_color = None
-        axis.formatter = NumeralTickFormatter(format="0.[0000]a")
-        axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
-    for grid in (*plot.xgrid, *plot.ygrid):
-        grid.grid_line_color, grid.grid_line_alpha = _INK, 0.18
-    return plot
+    ranges = {"x_range": Range1d(start=0, end=1), "y_range": Range1d(start=0.1, end=1)}
+    return plot_of(" ", " ", height=300, name=name, y_axis_type="log", **ranges)

@@ -14,7 +14,7 @@ import numpy as np
 from pixelfit.display import clock, scored
 from pixelfit.live.stop import StopButton
 from pixelfit.metrics import TITLES, cost_title, shown, watched
-from pixelfit.report.charts import COLOURS
+from pixelfit.report.plots import COLOURS
 from pixelfit.types import Json, Trial
 
 MESSAGES = 30  # the latest

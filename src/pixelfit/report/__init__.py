@@ -10,8 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pixelfit.files import write_text
-from pixelfit.report.charts import charts_html
 from pixelfit.report.page import page
+from pixelfit.report.plots import charts_html
 from pixelfit.runs import RunFolder
 from pixelfit.words import number_of
 
@@ -29,6 +29,7 @@ def draw(folder: RunFolder) -> None:
     scripts, charts = charts_html(content.charts)
     html = engine.get_template("report.html.j2").render(
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
+        script=(_HERE / "report.js").read_text(encoding="utf-8"),
         policy=_POLICY,
         number_of=number_of,
         scripts=scripts,

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 from bokeh.plotting import figure
 
-from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
-from pixelfit.report import charts, sureness
+from pixelfit.metrics import TITLES, cost, percent, shown
+from pixelfit.report import failures, more, sureness, tried
 from pixelfit.report.augmentation import augmentation_section
 from pixelfit.report.evidence import evidence_section
+from pixelfit.report.gallery import gallery, tiles
+from pixelfit.report.repeat import command, energy
 from pixelfit.report.targets import View, by_metric, each_table, together_table, view_of
 from pixelfit.runs import RunFolder
 from pixelfit.types import METRICS_OF, TASK_WORDS, Json
-from pixelfit.words import value_words
-
-_CURVES = 6
-_MOST_IN_MATRIX = 25
-_MOST_CONFUSED = 20
+from pixelfit.words import choices_of
 
 # What each part of the data is for.
 _USES = {
@@ -48,86 +43,142 @@ class Page:
     charts: dict[str, figure]
 
 
+@dataclass(frozen=True)
+class _Records:
+    """A finished run's files; None for what a run from before there was such a file has not."""
+
+    folder: RunFolder
+    run: Json
+    facts: Json
+    data: Json
+    scores: Json
+    timeline: Json
+    pictures: Json
+    final: Json
+    trials: Sequence[Json]
+    weights: Mapping[int, float]  # of the trials in the final model
+    augmentation: Json
+    evidence: Json
+    importance: Json
+
+    @staticmethod
+    def read(folder: RunFolder) -> _Records:
+        """All of them; raises RunError if the run is not finished."""
+        weights: dict[int, float] = {}
+        for member in folder.read("model/predictor.json")["members"]:
+            weights[member["trial"]] = weights.get(member["trial"], 0.0) + member["weight"]
+        return _Records(
+            folder=folder,
+            run=folder.read("run.json"),
+            facts=folder.read("facts.json"),
+            data={"folds": 1, **folder.read("data.json")},  # runs from before there were folds do not say
+            scores=folder.read("scores.json"),
+            timeline=folder.read("timeline.json"),
+            pictures=folder.read("pictures/pictures.json"),
+            final=folder.read("final.json"),
+            trials=folder.read_trials(),
+            weights=weights,
+            augmentation=folder.read_if_there("augmentation.json"),
+            evidence=folder.read_if_there("evidence.json"),
+            importance=folder.read_if_there("importance.json"),
+        )
+
+    @property
+    def ranked_by(self) -> str:
+        """What trials were ranked by; a run from before there was a choice used the task's own metric."""
+        return str(self.facts.get("metric", METRICS_OF[self.facts["task"]][0]))
+
+    def gallery(self, kind: str) -> list[dict[str, str]]:
+        """The pictures of a kind."""
+        return gallery(self.folder, self.pictures, kind)
+
+
 def page(folder: RunFolder) -> Page:
     """Gather everything from the run folder; raises RunError if the run is not finished."""
-    run, facts = folder.read("run.json"), folder.read("facts.json")
-    data, scores = folder.read("data.json"), folder.read("scores.json")
-    timeline, pictures = folder.read("timeline.json"), folder.read("pictures/pictures.json")
-    predictor = folder.read("model/predictor.json")
-    trials = folder.read_trials()
-    task, ranked_by, view = facts["task"], _ranked_by(facts), view_of(facts)
-    drawing = view.draw(folder, facts, data)
-    weights: dict[int, float] = {}
-    for member in predictor["members"]:
-        weights[member["trial"]] = weights.get(member["trial"], 0.0) + member["weight"]
-    drawn = {**drawing.charts, **_search_charts(trials, ranked_by), **sureness.sureness_charts(scores, facts)}
+    records = _Records.read(folder)
+    facts, scores, task = records.facts, records.scores, records.facts["task"]
+    view, small = view_of(facts), tiles(folder, records.evidence)
+    drawing = view.draw(folder, facts, records.data, small)
+    drawn = {
+        **drawing.charts,
+        **sureness.sureness_charts(scores, facts),
+        **tried.charts_of(records.trials, records.ranked_by, records.importance),
+        **more.more_charts(records.trials, records.data, records.ranked_by),
+    }
     sections = {
         "title": f"{facts['data']}: image {TASK_WORDS.get(task, task)}",
         "facts": facts,
-        "further": view.further,
-        "summary": _summary(scores, trials, weights, timeline, run, ranked_by, view),
-        "sureness": sureness.sureness_section(scores),
-        "coverage_caption": sureness.coverage_caption(scores),
-        "reliability_caption": sureness.reliability_caption(scores),
-        "scores": _score_rows(scores),
-        "score_note": view.note,
-        "each": each_table(scores),
-        "together": together_table(data, facts),
+        "data": records.data,
         "distributions": drawing.distributions,
         "evaluations": drawing.evaluations,
+        "mistakes": drawing.mistakes,
         "charts_left_out": len(scores.get("targets", ())) - len(drawing.evaluations),
-        "references": _reference_rows(data["references"], scores),
-        "environment": run["environment"],
-        "command": _command(run),
-        "budget_s": run["budget_s"],
-        "timeline": timeline,
-        "data": {"folds": 1, **data},  # runs from before there were folds do not say
-        "uses": _USES,
-        "range": view.range(facts),
-        "samples": _gallery(folder.path, pictures, "sample"),
-        "worst": _gallery(folder.path, pictures, "worst"),
-        "suspects": _suspects(folder, pictures),
-        "found": {finding["kind"]: _gallery(folder.path, pictures, finding["kind"]) for finding in facts["findings"]},
-        "ranked_by": TITLES[ranked_by],
-        "leaderboard": _leaderboard(trials, weights, ranked_by, by_metric(view.beside, ranked_by)),
-        "failed": [trial for trial in trials if trial["error"]],
-        "augmentation": augmentation_section(folder.read_if_there("augmentation.json")),
-        "evidence": evidence_section(folder.read_if_there("evidence.json"), scores),
-        "confusion": _confusion(scores),
-        "members": _members(trials, weights),
-        "decisions": _decisions(folder.read("final.json")),
-        "training_share": sum(trial["step_s"] for trial in trials) / max(timeline["seconds"]["scoring"], 1e-9),
-        "run_name": shlex.quote(str(folder.path)),
-        "run_literal": repr(str(folder.path)),
-        "seed": scores["seed"],
-        "shown_points": drawing.points,
+        "tiles": small,
+        **_answers(records, view),
+        **_record(records, view),
+        "cells": failures.cells(folder, scores, small),
     }
     return Page(sections, drawn)
 
 
-def _search_charts(trials: Sequence[Json], ranked_by: str) -> dict[str, figure]:
-    drawn = {"history": charts.search_history(trials, f"validation {cost_title(ranked_by)}")}
-    curves = [trial for trial in _ranked(trials) if len(trial["history"]) > 1][:_CURVES]
-    if curves:
-        drawn["curves"] = charts.learning_curves(curves, f"validation {TITLES[watched(ranked_by)]}")
-    return drawn
+def _answers(records: _Records, view: View) -> dict[str, Json]:
+    """What the questions' sections say."""
+    scores, ranked_by, trials, evidence = records.scores, records.ranked_by, records.trials, records.evidence
+    extra = by_metric(view.beside, ranked_by)
+    return {
+        "summary": _summary(records, view),
+        "scores": _score_rows(scores),
+        "score_note": view.note,
+        "each": each_table(scores),
+        "references": _reference_rows(records.data["references"], scores),
+        "sureness": sureness.sureness_section(scores),
+        "coverage_caption": sureness.coverage_caption(scores),
+        "reliability_caption": sureness.reliability_caption(scores),
+        "evidence": evidence_section(evidence, scores),
+        "confusion": failures.confusion(scores),
+        "worst": records.gallery("worst"),
+        "surest": records.gallery("surest"),
+        "suspects": _suspects(records),
+        "ranked_by": TITLES[ranked_by],
+        "leaderboard": tried.leaderboard(trials, records.weights, ranked_by, extra),
+        "columns": tried.columns(ranked_by, extra),
+        "importance": tried.importance_words(records.importance),
+        "more": more.more_section(trials, records.data, ranked_by),
+        "looks": {"wrong": records.gallery("looked wrong"), "right": records.gallery("looked right")},
+        "unseen": "the run is from before it was looked at" if "unseen" not in (evidence or {}) else evidence["unseen"],
+        "run_name": shlex.quote(str(records.folder.path)),
+        "run_literal": repr(str(records.folder.path)),
+        "further": view.further,
+        "command": command(records.run),
+        "seed": scores["seed"],
+        "energy": energy(records.run["environment"], records.timeline["seconds"]["scoring"]),
+    }
 
 
-def _command(run: Json) -> str:
-    """The command that repeats the run into a folder of its own; for arrays, which have no name, the options alone."""
-    given = {name: value for name, value in run["options"].items() if value is not None and value is not False and name != "out"}
-    if "budget" in given:
-        given["budget"] = f"{given['budget']:g}s"
-    pairs = [(name, each) for name, value in given.items() for each in (value if isinstance(value, (list, tuple)) else [value])]
-    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}") for name, value in pairs]
-    return " ".join(["pixelfit fit", shlex.quote(run["source"]) if run["source"] else "(arrays)", *options])
+def _record(records: _Records, view: View) -> dict[str, Json]:
+    """What the sections that follow the steps say."""
+    facts, trials, timeline = records.facts, records.trials, records.timeline
+    return {
+        "environment": records.run["environment"],
+        "budget_s": records.run["budget_s"],
+        "timeline": timeline,
+        "uses": _USES,
+        "range": view.range(facts),
+        "together": together_table(records.data, facts),
+        "samples": records.gallery("sample"),
+        "found": {finding["kind"]: records.gallery(finding["kind"]) for finding in facts["findings"]},
+        "failed": [trial for trial in trials if trial["error"]],
+        "augmentation": augmentation_section(records.augmentation),
+        "training_share": sum(trial["step_s"] for trial in trials) / max(timeline["seconds"]["scoring"], 1e-9),
+        "members": _members(trials, records.weights),
+        "decisions": _decisions(records.final),
+    }
 
 
-def _summary(
-    scores: Json, trials: Sequence[Json], weights: Mapping[int, float], timeline: Json, run: Json, ranked_by: str, view: View
-) -> dict[str, Json]:
+def _summary(records: _Records, view: View) -> dict[str, Json]:
+    scores, trials, weights, ranked_by = records.scores, records.trials, records.weights, records.ranked_by
     # Unless the user asked for a metric, a better known one than what trials were ranked by.
-    name = ranked_by if run["options"].get("metric") else view.headline
+    name = ranked_by if records.run["options"].get("metric") else view.headline
     value, baseline = scores["test"][name], scores["baseline"][name]["value"]
     families = sorted({trial["family"] for trial in trials if trial["number"] in weights})
     apart = max(cost(name, value["low"]), cost(name, value["high"])) < cost(name, baseline)
@@ -141,12 +192,24 @@ def _summary(
         "constant": by_metric(view.constant, ranked_by),
         "rows": scores["rows"],
         "trials": len(trials),
-        "seconds": timeline["seconds"]["scoring"],
-        "cores": run["environment"]["cores"],
+        "seconds": records.timeline["seconds"]["scoring"],
+        "cores": records.run["environment"]["cores"],
         "families": ", ".join(families),
         "members": "one model" if len(weights) == 1 else f"{len(weights)} models together",
-        "interrupted": timeline["interrupted"],
+        "tile": _tile_of_sureness(scores),
+        "interrupted": records.timeline["interrupted"],
     }
+
+
+def _tile_of_sureness(scores: Json) -> Json:
+    """How sure the model may be, as one figure with its name; None where that was not measured, or is one figure a target."""
+    if scores.get("intervals") is not None:
+        part = scores["intervals"]
+        name = f"of true values in the {100 * part['coverage']:g} % intervals"
+        return {"value": percent(part["covered"]["value"]), "name": name}
+    if scores.get("reliability") is not None:
+        return {"value": percent(scores["reliability"]["error"]), "name": "between sureness and accuracy, on average"}
+    return None
 
 
 def _score_rows(scores: Json) -> list[dict[str, str]]:
@@ -178,64 +241,6 @@ def _reference_rows(references: Sequence[Json], scores: Json) -> list[Json]:
     return rows
 
 
-def _ranked_by(facts: Json) -> str:
-    """What trials were ranked by; a run from before there was a choice used the task's own metric."""
-    return str(facts.get("metric", METRICS_OF[facts["task"]][0]))
-
-
-def _ranked(trials: Sequence[Json]) -> list[Json]:
-    return sorted((trial for trial in trials if trial["score"] is not None), key=lambda trial: float(trial["score"]))
-
-
-def _leaderboard(trials: Sequence[Json], weights: Mapping[int, float], ranked_by: str, extra: str) -> list[dict[str, Json]]:
-    return [
-        {
-            "rank": place,
-            "number": trial["number"],
-            "family": trial["family"],
-            "head": trial["recipe"]["head"],
-            "how": _how(trial),
-            "score": shown(ranked_by, trial["metrics"][ranked_by]),
-            "extra_name": TITLES[extra],
-            "extra": shown(extra, trial["metrics"][extra]),
-            "weight": f"{weights[trial['number']]:.0%}" if trial["number"] in weights else "",
-            "epochs": f"{trial['epochs']:.1f}",
-            "seconds": f"{trial['seconds']:.1f}",
-            "parameters": f"{trial['parameters']:,}",
-            "predict": f"{trial['predict_ms']:.3g}",
-        }
-        for place, trial in enumerate(_ranked(trials), start=1)
-    ]
-
-
-def _how(trial: Json) -> str:
-    """What a trial was for, and how it ended if not as it should."""
-    purpose = trial["purpose"] if trial.get("continues") is None else f"{trial['purpose']} of #{trial['continues']}"
-    return str(purpose) if trial["state"] == "complete" else f"{purpose}, {trial['state']}"
-
-
-def _confusion(scores: Json) -> Json:
-    """The matrix with a shade for each cell; for many classes the most confused pairs instead."""
-    if scores["confusion"] is None:
-        return None
-    table = np.array(scores["confusion"])
-    labels = [str(label) for label in scores["classes"]]
-    if len(labels) <= _MOST_IN_MATRIX:
-        shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
-        rows = [
-            {
-                "label": label,
-                "cells": [{"count": int(count), "shade": round(float(share), 3)} for count, share in zip(*row, strict=True)],
-            }
-            for label, *row in zip(labels, table, shares, strict=True)
-        ]
-        return {"labels": labels, "rows": rows, "pairs": None}
-    wrong = table - np.diag(np.diag(table))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]
-    pairs = [(labels[i], labels[j], int(wrong[i, j])) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
-    return {"labels": labels, "rows": None, "pairs": [pair for pair in pairs if pair[2]]}
-
-
 def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[str, Json]]:
     by_number = {trial["number"]: trial for trial in trials}
     return [
@@ -249,7 +254,7 @@ def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[
             "epochs": by_number[number]["epochs"],
             "seed": by_number[number]["seed"],
             # The recipe's own number of epochs counts only where no clock does; what was trained stands above.
-            "recipe": [line for line in _flat(by_number[number]["recipe"]) if line[0] != "epochs"],
+            "recipe": [line for line in _lines(by_number[number]["recipe"]) if line[0] != "epochs"],
         }
         for number, weight in weights.items()
     ]
@@ -276,39 +281,13 @@ def _decisions(final: Json) -> list[str]:
     return [views[final["views"]], f"{refit} ({final['why']})."]
 
 
-def _flat(recipe: Mapping[str, Json], prefix: str = "") -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = []
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{name} ")
-        else:
-            lines.append((f"{prefix}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)))
-    return lines
+def _lines(recipe: Mapping[str, Json]) -> list[tuple[str, str]]:
+    return [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in choices_of(recipe).items()]
 
 
-def _suspects(folder: RunFolder, pictures: Sequence[Json]) -> Json:
+def _suspects(records: _Records) -> Json:
     """The pictures whose targets look wrong; None for a run from before they were looked for."""
-    record = folder.read_if_there("suspects.json")
+    record = records.folder.read_if_there("suspects.json")
     if record is None:
         return None
-    count = len(record["suspects"])
-    return {"examined": record["examined"], "count": count, "shown": _gallery(folder.path, pictures, "suspect")}
-
-
-def _gallery(path: Path, pictures: Sequence[Json], kind: str) -> list[dict[str, str]]:
-    shown_pictures = []
-    for item in pictures:
-        if item["kind"] != kind:
-            continue
-        file = path / "pictures" / Path(item["file"]).name
-        form = "webp" if file.suffix == ".webp" else "png"
-        shown_pictures.append(
-            {
-                "src": f"data:image/{form};base64," + base64.b64encode(file.read_bytes()).decode(),
-                "ref": item["ref"],
-                "target": value_words(item["target"]),
-                "prediction": "" if item["prediction"] is None else value_words(item["prediction"]),
-                "note": item["note"],
-            }
-        )
-    return shown_pictures
+    return {"examined": record["examined"], "count": len(record["suspects"]), "shown": records.gallery("suspect")}

@@ -11,6 +11,7 @@ from bokeh.plotting import figure
 
 from pixelfit.metrics import percent, shown
 from pixelfit.report import charts
+from pixelfit.report.gallery import Tiles
 from pixelfit.runs import RunFolder
 from pixelfit.types import Array, Json, Kind, kind_of
 from pixelfit.words import value_words
@@ -27,7 +28,7 @@ class Drawing:
     charts: dict[str, figure]
     distributions: list[tuple[str, str]]
     evaluations: list[tuple[str, str]]
-    points: int  # test pictures, or so many of them that are drawn
+    mistakes: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class View:
     further: str  # what else than ``predict`` there is to call
     note: str  # under the table of scores
     range: Callable[[Json], str]
-    draw: Callable[[RunFolder, Json, Json], Drawing]
+    draw: Callable[[RunFolder, Json, Json, Tiles | None], Drawing]
 
 
 def view_of(facts: Json) -> View:
@@ -152,55 +153,68 @@ def _range_of_numbers(facts: Json) -> str:
 _HOW = "How the target is distributed in each part of the data, as a share of that part."
 
 
-def _draw_number(folder: RunFolder, facts: Json, data: Json) -> Drawing:
+def _draw_number(folder: RunFolder, facts: Json, data: Json, tiles: Tiles | None) -> Drawing:
     header, columns = _test_columns(folder)
     refs, name = columns[0], facts["target_name"]
     targets, predictions = (np.array(columns[header.index(each)], dtype=np.float64) for each in ("target", "prediction"))
-    spread = data["distribution"]
+    spread, told = data["distribution"], charts.Told(targets, predictions, refs, name, tiles)
     drawn = {
         "distribution": charts.distribution(spread["edges"], [], _counts(spread, targets), name),
-        "true_predicted": charts.true_against_predicted(targets, predictions, refs, name),
+        "true_predicted": charts.true_against_predicted(told),
         "residuals": charts.residuals(targets, predictions, name),
-        "residuals_true": charts.residuals_against_true(targets, predictions, refs, name),
+        "residuals_true": charts.residuals_against_true(told),
     }
-    return Drawing(drawn, [("distribution", _HOW)], [], min(len(refs), charts.MOST_POINTS))
+    mistakes = [
+        ("residuals", "How often which error occurs on the test set."),
+        (
+            "residuals_true",
+            "The error over the true value: a band that drifts or widens shows where the model is biased or unsure.",
+        ),
+    ]
+    dots = f"True against predicted, {_points(told)}; dots on the line are right."
+    return Drawing(drawn, [("distribution", _HOW)], [("true_predicted", dots)], mistakes)
 
 
-def _draw_numbers(folder: RunFolder, facts: Json, data: Json) -> Drawing:
+def _points(told: charts.Told) -> str:
+    under = "" if told.tiles is None else ", each shown under the pointer"
+    return f"{len(told.rows):,} test pictures{under}"
+
+
+def _draw_numbers(folder: RunFolder, facts: Json, data: Json, tiles: Tiles | None) -> Drawing:
     _, columns = _test_columns(folder)
     refs, names = columns[0], facts["target_names"]
-    points = min(len(refs), charts.MOST_POINTS)
     drawn, distributions, evaluations = {}, [], []
     for place, (name, spread) in enumerate(list(zip(names, data["distribution"], strict=True))[:MOST_CHARTS]):
         targets = np.array(columns[1 + place], dtype=np.float64)
         predictions = np.array(columns[1 + len(names) + place], dtype=np.float64)
+        told = charts.Told(targets, predictions, refs, name, tiles)
         drawn[f"distribution_{place}"] = charts.distribution(spread["edges"], [], _counts(spread, targets), name)
-        drawn[f"true_predicted_{place}"] = charts.true_against_predicted(targets, predictions, refs, name)
+        drawn[f"true_predicted_{place}"] = charts.true_against_predicted(told)
         distributions.append(
             (f"distribution_{place}", f"How {name} is distributed in each part of the data, as a share of that part.")
         )
         evaluations.append(
-            (f"true_predicted_{place}", f"{name}: true against predicted, {points:,} test pictures; dots on the line are right.")
+            (f"true_predicted_{place}", f"{name}: true against predicted, {_points(told)}; dots on the line are right.")
         )
-    return Drawing(drawn, distributions, evaluations, points)
+    return Drawing(drawn, distributions, evaluations, [])
 
 
-def _draw_label(folder: RunFolder, facts: Json, data: Json) -> Drawing:
+def _draw_label(folder: RunFolder, facts: Json, data: Json, tiles: Tiles | None) -> Drawing:
     header, columns = _test_columns(folder)
     labels, targets = [str(label) for label in facts["classes"]], columns[header.index("target")]
     test = [targets.count(label) for label in labels]
     drawn = {"distribution": charts.distribution(None, labels, _with_test(data["distribution"], test), facts["target_name"])}
-    return Drawing(drawn, [("distribution", _HOW)], [], len(targets))
+    return Drawing(drawn, [("distribution", _HOW)], [], [])
 
 
-def _draw_labels(folder: RunFolder, facts: Json, data: Json) -> Drawing:
+def _draw_labels(folder: RunFolder, facts: Json, data: Json, tiles: Tiles | None) -> Drawing:
     header, columns = _test_columns(folder)
     labels = [str(label) for label in facts["classes"]]
     targets = [text.split(";") for text in columns[header.index("target")]]
     test = [sum(label in each for each in targets) for label in labels]
     plot = charts.distribution(None, labels, _with_test(data["distribution"], test), facts["target_name"], totals=data["sizes"])
     how = "How frequent each label is in each part of the data, as a share of that part's pictures."
-    return Drawing({"distribution": plot}, [("distribution", how)], [], len(targets))
+    return Drawing({"distribution": plot}, [("distribution", how)], [], [])
 
 
 def _counts(spread: Json, targets: Array) -> dict[str, Sequence[int]]:

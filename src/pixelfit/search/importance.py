@@ -10,6 +10,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
 from pixelfit.types import Array, Json, Trial
+from pixelfit.words import choices_of
 
 _FEWEST_TRIALS = 8
 _TREES, _REPEATS = 100, 10
@@ -24,7 +25,7 @@ def importance(trials: Sequence[Trial], *, seed: int) -> Json:
     where there are too few trials, or they differ in no choice.
     """
     told = [trial for trial in trials if trial.purpose in _EQUALLY_LONG and trial.score is not None and trial.score > 0]
-    names, table = _table([_flat(trial.recipe) for trial in told])
+    names, table = _table([choices_of(trial.recipe) for trial in told])
     if len(told) < _FEWEST_TRIALS or not names:
         return None
     y = np.log([trial.score or 1.0 for trial in told])
@@ -39,27 +40,25 @@ def importance(trials: Sequence[Trial], *, seed: int) -> Json:
     }
 
 
-def _flat(recipe: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
-    """One level of names; what a family has of its own goes under the family's name."""
-    flat: dict[str, Json] = {}
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{recipe.get('family', name)} " if name == "architecture" else f"{name} ")
-        else:
-            flat[f"{prefix}{name}".replace("_", " ")] = value
-    return flat
-
-
 def _table(recipes: Sequence[Mapping[str, Json]]) -> tuple[list[str], Array]:
-    """The choices that differ between the recipes, as columns; words by their places, NaN where a recipe has no such choice."""
-    columns: dict[str, Array] = {}
+    """The choices that differ between the recipes, as columns; words by their places, NaN where a recipe has no such choice.
+
+    Choices that go together in all recipes, such as how far pictures are turned and moved, are one column with all their names.
+    """
+    columns: dict[bytes, tuple[str, Array]] = {}
     for name in dict.fromkeys(name for recipe in recipes for name in recipe):
         values = [recipe.get(name) for recipe in recipes]
         known = sorted({value for value in values if isinstance(value, str)})
         column = np.array([known.index(value) if isinstance(value, str) else _number(value) for value in values])
-        if len(np.unique(column[~np.isnan(column)])) > 1:
-            columns[name] = column
-    return list(columns), np.stack(list(columns.values()), axis=1) if columns else np.zeros((len(recipes), 0))
+        order, places = np.unique(column, return_inverse=True)  # all NaN are one
+        if np.isfinite(order).sum() < 2:
+            continue
+        key = places.tobytes()
+        together = f"{columns[key][0]}, {name.removeprefix('augmentation ')}" if key in columns else name
+        columns[key] = (together, column)
+    if not columns:
+        return [], np.zeros((len(recipes), 0))
+    return [name for name, _ in columns.values()], np.stack([column for _, column in columns.values()], axis=1)
 
 
 def _number(value: Json) -> float:
