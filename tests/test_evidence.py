@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from conftest import HOSTILE, bars
 
 from pixelfit import report
 from pixelfit.automl import Run, read
-from pixelfit.evidence import gather
+from pixelfit.data.inspect import fingerprint
 from pixelfit.evidence.likeness import likeness
+from pixelfit.evidence.saliency import saliency
+from pixelfit.evidence.slices import slicings
 from pixelfit.evidence.statistics import statistics
+from pixelfit.evidence.thumbnails import Thumbnails, rows_to_draw
 from pixelfit.metrics import root_interval
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.runs import RunFolder
-from pixelfit.types import Array, Examples, Facts, Splits
+from pixelfit.types import Array, Examples, Facts, Forecast, Splits
 
 
 def split_of(pictures: Array, targets: Array) -> tuple[Facts, Splits, Examples]:
@@ -44,7 +48,8 @@ def test_slices_are_parts_of_the_test_set_with_their_own_scores() -> None:
     pictures[::2] = pictures[::2] // 2  # half of them darker
     facts, splits, test = split_of(pictures, columns.astype(float))
     raw = test.targets + np.random.default_rng(0).normal(0, 1, len(test))
-    found = {each.by: each for each in gather(raw, test, splits, facts, seed=0).slicings}
+    known = statistics(test, splits, facts.spec)
+    found = {each.by: each for each in slicings(facts, test, raw, known, splits.kinds)}
     assert {"y", "brightness", "contrast", "sharpness"} <= set(found)
     assert "size" not in found  # all are of one size
     for slicing in found.values():
@@ -88,6 +93,93 @@ def test_a_test_set_of_the_same_kind_cannot_be_told_apart_and_a_darker_one_can()
 def test_too_few_pictures_say_nothing() -> None:
     facts, splits, test = split_of(*bars(40))
     assert likeness(test, splits, facts, seed=0) is None
+
+
+def said(raw: Array) -> Forecast:
+    return Forecast(raw, np.zeros(raw.shape), raw)
+
+
+class Corner:
+    """Predicts how bright the upper left corner is, or that it is dark; what saliency should find out."""
+
+    def __init__(self, *, classes: bool, seconds: float = 0.0) -> None:
+        self.classes, self.seconds = classes, seconds
+
+    def raw(self, store: Array, rows: Array | None = None) -> Array:
+        time.sleep(self.seconds)
+        pictures = store if rows is None else store[rows]
+        bright = pictures[:, :3, :3].mean(axis=(1, 2, 3)) / 255
+        return np.stack([1 - bright, bright], axis=1) if self.classes else bright
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_saliency_finds_what_the_prediction_depends_on(classes: bool) -> None:
+    pictures, columns = bars(100)
+    pictures[:, :3, :3] = 250
+    targets = np.array(["dark", "light"])[(columns >= 0).astype(int) - (np.arange(100) % 5 == 0)] if classes else columns / 3
+    options = checked_options(folds=1, task="classification" if classes else "regression")
+    facts, splits = read((pictures, targets), options, Silent())
+    test = splits.test.open()
+    model = Corner(classes=classes)
+    forecast = said(model.raw(test.store, test.rows))
+    looks, why = saliency(model, test, forecast, [("looked right", 0), ("looked wrong", 1)], facts, seconds=60)  # type: ignore[arg-type]
+    assert why == ""
+    assert [each.kind for each in looks] == ["looked right", "looked wrong"]
+    for each in looks:
+        assert each.heat is not None
+        assert each.heat.shape == (12, 12)
+        assert each.heat.max() == 1.0  # the corner raises what is predicted, the light class or the brightness
+        assert (each.heat[:2, :2] > 0.2).all()
+        assert (each.heat[4:, 4:] == 0).all()
+        np.testing.assert_array_equal(each.picture, test.store[test.rows[test.refs.index(each.ref)]])
+
+
+def test_saliency_keeps_to_its_time() -> None:
+    pictures, columns = bars(100)
+    facts, _, test = split_of(pictures, columns.astype(float))
+    model, asked = Corner(classes=False), [("looked wrong", row) for row in range(3)]
+    forecast = said(model.raw(test.store, test.rows))
+    assert saliency(model, test, forecast, asked, facts, seconds=0) == ((), "the budget was too short to look")  # type: ignore[arg-type]
+    slow = Corner(classes=False, seconds=0.05)
+    looks, why = saliency(slow, test, forecast, asked, facts, seconds=0.05)  # type: ignore[arg-type]
+    assert looks == ()
+    assert "too slow" in why
+    assert saliency(model, test, forecast, [], facts, seconds=9)[1] == "there was no picture to look at"  # type: ignore[arg-type]
+
+
+def test_thumbnails_are_the_test_pictures() -> None:
+    pictures, columns = bars(200)
+    facts, _, test = split_of(pictures, columns.astype(float))
+    rows = rows_to_draw(facts, test, said(test.targets))
+    assert list(rows) == list(range(len(test)))
+    tiles = Thumbnails.of(test, rows, facts.spec)
+    drawn = np.asarray(tiles.image)
+    for place, row in enumerate(rows):
+        top, left = place // tiles.columns * tiles.height, place % tiles.columns * tiles.width
+        np.testing.assert_array_equal(drawn[top : top + 12, left : left + 12], test.store[test.rows[row], ..., 0])
+    assert tiles.to_json() == {"rows": list(range(len(test))), "width": 12, "height": 12, "columns": tiles.columns}
+
+
+def test_of_classes_all_wrong_ones_and_some_right_ones_have_thumbnails() -> None:
+    pictures, columns = bars(400)
+    facts, splits = read((pictures, columns % 4), checked_options(folds=1, task="classification"), Silent())
+    test = splits.test.open()
+    raw = np.eye(4)[test.targets]
+    wrong = np.arange(0, len(test), 7)
+    raw[wrong] = np.roll(raw[wrong], 1, axis=1)
+    rows = rows_to_draw(facts, test, said(raw))
+    assert set(wrong) <= set(rows)
+    right = np.setdiff1d(rows, wrong)
+    assert list(np.bincount(test.targets[right])) == [6, 6, 6, 6]
+
+
+def test_the_fingerprint_is_that_of_pictures_and_targets() -> None:
+    store, targets = bars(3000)
+    first = fingerprint(store, targets.astype(float))
+    assert first == fingerprint(store.copy(), targets.astype(float))
+    other = store.copy()
+    other[2999, 0, 0] ^= 1
+    assert len({first, fingerprint(other, targets.astype(float)), fingerprint(store, targets + 0.5)}) == 3
 
 
 def test_the_report_shows_them(

@@ -12,7 +12,7 @@ from conftest import bars
 from test_models import prepared
 
 from pixelfit import automl
-from pixelfit.mistakes import drawn, listed, suspects, worst
+from pixelfit.mistakes import drawn, legible, listed, surest, suspects, worst
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.report import draw
@@ -120,6 +120,31 @@ def test_the_worst_are_the_largest_errors() -> None:
     targets, raw = np.zeros(100), np.random.default_rng(0).normal(size=100)
     rows = worst(facts_of("regression"), targets, raw)
     assert list(rows) == list(np.argsort(-np.abs(raw), kind="stable")[:24])
+
+
+def test_the_surest_are_mistakes_that_were_not_expected() -> None:
+    facts = facts_of("regression")
+    targets, raw = np.zeros(200), np.random.default_rng(0).normal(0, 0.1, 200)
+    raw[:30] = 9.0  # large errors, which the spread lets expect
+    spread = np.where(np.arange(200) < 30, 9.0, 0.1)
+    raw[77], spread[77] = 8.0, 0.1  # a smaller one that it does not
+    assert list(surest(facts, targets, Forecast(raw, spread, raw))) == [77]
+    assert len(surest(facts, targets, Forecast(raw, np.zeros(200), raw))) == 0
+    labels = facts_of("classification")
+    codes = np.zeros(100, dtype=np.int64)
+    probabilities = np.tile([0.9, 0.1], (100, 1))
+    probabilities[:40] = [0.2, 0.8]
+    probabilities[39] = [0.01, 0.99]  # the worst one, which is shown already
+    probabilities[30] = [0.1, 0.9]
+    found = surest(labels, codes, forecast_of(probabilities))
+    assert len(found) == 12
+    assert not {30, 39} & set(found)
+
+
+def test_numbers_are_told_with_the_digits_that_count() -> None:
+    facts = replace(facts_of("regression"), target_range=(0.0, 9.0))
+    assert list(legible(facts, np.array([1.23456789, 1e-9]))) == [1.2346, 0.0]
+    assert list(legible(replace(facts, target_range=(22_000.0, 5_858_000.0)), np.array([527_348.9]))) == [527_300.0]
 
 
 @pytest.mark.parametrize(("folds", "examined"), [(4, 160), (1, 24)])

@@ -16,20 +16,49 @@ from pixelfit.files import read_json, write_json
 from pixelfit.metrics import shown
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
-from pixelfit.report.page import _command, page
+from pixelfit.report.page import page
+from pixelfit.report.repeat import command, energy
 from pixelfit.runs import RunFolder
 from pixelfit.types import Label
 
-SECTIONS = ["Summary", "Environment", "Data", "Preparation and split", "Models tried", "Evaluation on unseen data", "Final model"]
+QUESTIONS = [
+    "How good is it?",
+    "Can I trust it?",
+    "Where does it fail?",
+    "What was tried?",
+    "Would more data or more time help?",
+    "What does it look at?",
+    "How do I use and repeat it?",
+]
+STEPS = ["Environment", "Data", "Preparation and split", "Models tried", "Evaluation on unseen data", "Final model"]
 
 
 def html(run: Run) -> str:
     return run.folder.report_file.read_text(encoding="utf-8")
 
 
-def test_sections_follow_the_template(regression_run: Run) -> None:
+def test_it_answers_the_questions_in_order_and_then_follows_the_steps(regression_run: Run) -> None:
     titles = [re.sub(r"<.*?>", "", title).strip() for title in re.findall(r"<h2>(.*?)</h2>", html(regression_run))]
-    assert [re.sub(r"^\d+ ", "", title) for title in titles] == SECTIONS
+    assert [re.sub(r"^\d+ ", "", title) for title in titles] == [*QUESTIONS, *STEPS]
+
+
+def test_the_contents_lead_to_every_section(regression_run: Run) -> None:
+    sections = re.findall(r'<section id="(\w+)">', html(regression_run))
+    assert re.findall(r'href="#(\w+)"', html(regression_run).partition("</nav>")[0]) == sections
+
+
+def test_drawing_again_gives_the_same_bytes(regression_run: Run, classification_run: Run) -> None:
+    for run in (regression_run, classification_run):
+        before = run.folder.report_file.read_bytes()
+        report.draw(run.folder)
+        assert run.folder.report_file.read_bytes() == before
+
+
+def test_energy_is_that_of_cores_and_memory() -> None:
+    machine = {"cores": 2, "memory_gib": 8.0, "gpu": None}
+    assert energy(machine, 3600.0).startswith("about 27 Wh, ")  # 24 + 8 × 0.3725
+    assert energy({**machine, "gpu": "H100"}, 3600.0 * 1000).startswith("about 27 kWh, ")
+    assert "graphics card" in energy({**machine, "gpu": "H100"}, 1.0)
 
 
 def test_nothing_is_fetched_and_only_its_own_scripts_may_run(regression_run: Run, classification_run: Run) -> None:
@@ -129,47 +158,11 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     assert not folder.report_file.exists()
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [390, 1440])
-def test_in_a_browser(
-    width: int, chromium: str, classification_run: Run, regression_run: Run, numbers_run: Run, labels_run: Run
-) -> None:
-    from playwright.sync_api import sync_playwright
-
-    switches = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=switches)
-        for run, charts in ((regression_run, 7), (classification_run, 4), (numbers_run, 9), (labels_run, 4)):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            requests: list[str] = []
-            complaints: list[str] = []
-            page.on("request", lambda request, seen=requests: seen.append(request.url))
-            page.on(
-                "console", lambda line, seen=complaints: seen.append(line.text) if line.type in ("error", "warning") else None
-            )
-            page.on("pageerror", lambda error, seen=complaints: seen.append(str(error)))
-            page.goto(run.folder.report_file.as_uri())
-            page.wait_for_function(f"document.querySelectorAll('figure .bk-Figure, figure [class*=bk]').length >= {charts}")
-            assert [url for url in requests if not url.startswith("data:")] == [run.folder.report_file.as_uri()]
-            assert complaints == []
-            assert "hacked" not in page.title()
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.locator("figure").count() == charts
-            page.close()
-        browser.close()
-
-
 def test_the_command_that_repeats_a_run_can_be_typed_again() -> None:
     run = {"source": "my pictures", "options": {"task": None, "budget": 90.0, "distill": True, "seed": 0, "out": "here"}}
-    assert _command(run) == "pixelfit fit 'my pictures' --budget 90s --distill --seed 0"
+    assert command(run) == "pixelfit fit 'my pictures' --budget 90s --distill --seed 0"
     run["options"]["target"] = ["a, b", "c"]
-    assert "--target 'a, b' --target c" in _command(run)
+    assert "--target 'a, b' --target c" in command(run)
     run["options"]["distill"] = False
-    assert "--distill" not in _command(run)
-    assert "--seed 0" in _command(run)
+    assert "--distill" not in command(run)
+    assert "--seed 0" in command(run)

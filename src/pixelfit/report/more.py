@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bokeh.plotting import figure
 
-from pixelfit.metrics import cost_title
+from pixelfit.metrics import cost_title, shown
 from pixelfit.report import search_charts
 from pixelfit.report.tried import ends
 from pixelfit.types import SIZES, Json
@@ -60,14 +60,14 @@ def _picture_words(points: Sequence[Json], ranked_by: str) -> str:
     title = cost_title(ranked_by)
     fell = (
         f"With {few['pictures']:,} training pictures the recipe of trial #{all_of_them['trial']} had a validation {title} of "
-        f"{few['score']:.4g}, with all {all_of_them['pictures']:,} it has {all_of_them['score']:.4g}. "
+        f"{_figure(few['score'])}, with all {all_of_them['pictures']:,} it has {_figure(all_of_them['score'])}. "
     )
     if all_of_them["high"] >= few["low"]:
         return f"{fell}The two cannot be told apart: more pictures of this kind promise little."
     exponent = math.log(few["score"] / all_of_them["score"]) / math.log(all_of_them["pictures"] / few["pictures"])
     doubled = all_of_them["score"] * 2**-exponent
     return (
-        f"{fell}If it goes on falling like that, twice as many pictures would bring it to about {doubled:.3g} "
+        f"{fell}If it goes on falling like that, twice as many pictures would bring it to about {_figure(doubled)} "
         f"({1 - doubled / all_of_them['score']:.0%} less)."
     )
 
@@ -84,4 +84,8 @@ def _time_words(trials: Sequence[Json], ranked_by: str) -> str:
     fell = f"In the second half of the search the best validation {title} fell"
     if gain < _LITTLE:
         return f"{fell} by {gain:.1%}: as much time again promises little."
-    return f"{fell} from {half[-1]:.4g} to {best[-1]:.4g}, by {gain:.0%}: more time may well make it better."
+    return f"{fell} from {_figure(half[-1])} to {_figure(best[-1])}, by {gain:.0%}: more time may well make it better."
+
+
+def _figure(score: float) -> str:
+    return shown("rmse", score)  # as a figure of any size; scores that are costs are no shares

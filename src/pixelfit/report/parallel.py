@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from bokeh.core.properties import value
 from bokeh.models import ColumnDataSource, LinearColorMapper
 from bokeh.models.ranges import Range1d
 from bokeh.palettes import Viridis256
@@ -19,7 +20,8 @@ from pixelfit.words import choices_of
 _MOST_AXES = 6  # besides the score's: more are too narrow on a phone
 _MOST_NAMED = 6  # values of a choice that are words
 _LETTERS = 11
-_WIDE = 30.0  # ratio of the largest to the smallest value from which an axis is logarithmic
+_PALETTE = Viridis256[40:205]  # without the ends, which are hard to see on dark and on light ground
+_WIDE = 10.0  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 def parallel_coordinates(trials: Sequence[Json], first: Sequence[str], score: str) -> figure | None:
@@ -37,7 +39,7 @@ def parallel_coordinates(trials: Sequence[Json], first: Sequence[str], score: st
     scores = [float(trial["score"]) for trial in trials]
     columns: list[tuple[str, Sequence[Json]]] = [(name, [recipe.get(name) for recipe in recipes]) for name in names]
     axes = [_Axis(name, values) for name, values in (*columns, (score, scores))]
-    plot = plot_of("", "", height=380, x_range=Range1d(start=-0.35, end=len(axes) - 0.65), y_range=Range1d(start=-0.12, end=1.1))
+    plot = plot_of("", "", height=380, x_range=Range1d(start=-0.5, end=len(axes) - 0.5), y_range=Range1d(start=-0.12, end=1.1))
     _draw_axes(plot, axes)
     heights = np.stack([axis.heights for axis in axes], axis=1)
     source = ColumnDataSource(
@@ -50,7 +52,7 @@ def parallel_coordinates(trials: Sequence[Json], first: Sequence[str], score: st
             "score": scores,
         }
     )
-    mapper = LinearColorMapper(palette=Viridis256, low=-1.0, high=0.0)
+    mapper = LinearColorMapper(palette=_PALETTE, low=-1.0, high=0.0)
     lines = plot.multi_line(
         "xs", "ys", source=_sorted(source), line_width=2, line_alpha=0.75, line_color={"field": "rank", "transform": mapper}
     )
@@ -81,7 +83,7 @@ def _of_numbers(values: Sequence[Json]) -> tuple[Array, list[tuple[float, str]]]
     scaled = np.log(numbers) if wide else numbers
     ends = (math.log(low), math.log(high)) if wide else (low, high)
     heights = (scaled - ends[0]) / (ends[1] - ends[0]) if high > low else np.full(len(numbers), 0.5)
-    return heights, [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")] if high > low else [(0.5, f"{low:.3g}")]
+    return heights, [(0.0, f"{low:.2g}"), (1.0, f"{high:.2g}")] if high > low else [(0.5, f"{low:.2g}")]
 
 
 def _draw_axes(plot: figure, axes: Sequence[_Axis]) -> None:
@@ -90,13 +92,13 @@ def _draw_axes(plot: figure, axes: Sequence[_Axis]) -> None:
     for place, axis in enumerate(axes):
         for height, text in axis.labels:
             plot.text(
-                [place], [height], text=[text], text_color=INK, text_font=FONT, text_font_size="11px", text_align="center",
+                [place], [height], text=[text], text_color=INK, text_font=value(FONT), text_font_size="11px", text_align="center",
                 text_baseline="bottom" if height > 0.99 else "top" if height < 0.01 else "middle", x_offset=0,
                 y_offset=-4 if height > 0.99 else 5 if height < 0.01 else -9,
             )  # fmt: skip
     plot.xaxis.ticker = places
-    plot.xaxis.major_label_overrides = {place: short(axis.name, 24) for place, axis in enumerate(axes)}
-    plot.xaxis.major_label_orientation = 0.5
+    plot.xaxis.major_label_overrides = {place: short(axis.name, 22) for place, axis in enumerate(axes)}
+    plot.xaxis.major_label_orientation = 0.9
     plot.yaxis.visible = False
     for grid in (*plot.xgrid, *plot.ygrid):
         grid.visible = False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bokeh.core.types import ID
 from bokeh.embed import components
 from bokeh.models import HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Legend, LegendItem
@@ -24,12 +26,25 @@ _TOOLTIP_SIDE = 90  # pixels
 
 def charts_html(charts: Mapping[str, figure]) -> tuple[Markup, dict[str, Markup]]:
     """Script elements (Bokeh itself, then the charts' data), and for each chart the element that it appears in."""
+    for name, chart in charts.items():
+        _renumber(chart, name)
     script, places = components(dict(charts), wrap_script=False)
+    # Bokeh names the document and its elements anew each time.
+    chance = [*re.findall(r'"docid":"([^"]+)"', script), *re.findall(r' id="([^"]+)"', "".join(places.values()))]
+    for place, identity in enumerate(dict.fromkeys(chance)):
+        script = script.replace(identity, f"chart-{place}")
+        places = {name: html.replace(identity, f"chart-{place}") for name, html in places.items()}
     library = Resources(mode="inline", components=["bokeh"]).js_raw
     # A closing tag inside a script would end it early; in JavaScript strings "<\/" means the same.
     bodies = [body.replace("</script", "<\\/script") for body in (*library, script)]
     # Everything here is Bokeh's own output: strings from the data are inside its JSON.
     return Markup("\n".join(f"<script>{body}</script>" for body in bodies)), {name: Markup(html) for name, html in places.items()}
+
+
+def _renumber(chart: figure, name: str) -> None:
+    """Name the chart's parts by their order, so that it is drawn with the same bytes again: Bokeh counts on and on."""
+    for place, part in enumerate(sorted(chart.references(), key=lambda part: int(part.id.removeprefix("p")))):
+        part._id = ID(f"{name}-{place}")
 
 
 def plot_of(x_label: str, y_label: str, *, height: int = 330, **options: Any) -> figure:

@@ -105,7 +105,7 @@ def best_until(trials: Sequence[Json]) -> tuple[list[float], list[float]]:
 
 def by_pictures(points: Sequence[Json], title: str) -> figure:
     """Validation score over the number of training pictures, with 95 % intervals."""
-    plot = plot_of("training pictures (log scale)", title, x_axis_type="log", y_axis_type="log")
+    plot = plot_of("training pictures", title, x_axis_type="log", y_axis_type="log")
     source = ColumnDataSource({name: [point[name] for point in points] for name in ("pictures", "score", "low", "high", "trial")})
     plot.segment("pictures", "low", "pictures", "high", source=source, color=COLOURS[0], line_width=2)
     plot.line("pictures", "score", source=source, color=COLOURS[0], line_width=1.5, line_dash="dotted")
@@ -123,7 +123,7 @@ def accuracy_and_latency(trials: Sequence[Json], title: str) -> figure | None:
     told = [trial for trial in trials if trial["score"] is not None and trial["predict_ms"] and trial["family"] != "constant"]
     if len(told) < 2:
         return None
-    plot = plot_of("milliseconds a picture, predicted in batches (log scale)", title, x_axis_type="log", y_axis_type="log")
+    plot = plot_of("ms a picture, predicted in batches", title, x_axis_type="log", y_axis_type="log")
     items, dots = [], []
     for family, colour in _family_colours(trials).items():
         mine = [trial for trial in told if trial["family"] == family]
@@ -167,14 +167,13 @@ def importance_of(choices: Sequence[Json], most: int) -> figure:
     """How much each choice in the recipes decided, the most important on top."""
     shown_choices = list(choices)[:most][::-1]
     names = unique([short(choice["name"], 30) for choice in shown_choices])
-    plot = plot_of(
-        "share of what the choices decide", "", height=90 + 26 * len(names), y_range=names, x_range=DataRange1d(start=0)
-    )
+    plot = plot_of("share", "", height=90 + 26 * len(names), y_range=names, x_range=DataRange1d(start=0))
     source = ColumnDataSource(
         {"y": names, "share": [choice["share"] for choice in shown_choices], "name": [choice["name"] for choice in shown_choices]}
     )
     bars = plot.hbar("y", right="share", height=0.7, source=source, color=COLOURS[0], line_width=0)
     plot.xaxis.formatter = NumeralTickFormatter(format="0 %")
+    plot.xaxis.ticker.desired_num_ticks = 4  # more run into one another on a phone
     hover(plot, [("choice", "@name"), ("share", "@share{0.0 %}")], [bars])
     return plot
 
