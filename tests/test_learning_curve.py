@@ -118,9 +118,9 @@ def test_with_folds_each_model_has_seen_the_others() -> None:
 
 def test_the_second_half_of_the_search_says_whether_more_time_helps() -> None:
     trials = trials_of({1.0: 1.0})
-    later = {**trials[1], "number": 2, "score": 0.5}
+    later = {**trials[1], "number": 2, "score": 0.5, "seconds": 12.0}
     assert "fell from 1.000 to 0.5000, by 50%" in more_section([*trials, later], DATA, "rmse")["time"]
-    same = {**trials[1], "number": 2, "score": 0.999}
+    same = {**later, "score": 0.999}
     assert "promises little" in more_section([*trials, same], DATA, "rmse")["time"]
     assert best_until([*trials, later])[1] == [1.0, 0.5, 0.5]  # the baseline does not count
 
