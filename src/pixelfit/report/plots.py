@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.core.types import ID
+from bokeh.document import Document
 from bokeh.embed import components
+from bokeh.model import Model
 from bokeh.models import HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Legend, LegendItem
 from bokeh.models.axes import CategoricalAxis
@@ -26,8 +28,11 @@ _TOOLTIP_SIDE = 90  # pixels
 
 def charts_html(charts: Mapping[str, figure]) -> tuple[Markup, dict[str, Markup]]:
     """Script elements (Bokeh itself, then the charts' data), and for each chart the element that it appears in."""
+    document = Document()
+    _renumber(document.config, "document")
     for name, chart in charts.items():
         _renumber(chart, name)
+        document.add_root(chart)
     script, places = components(dict(charts), wrap_script=False)
     # Bokeh names the document and its elements anew each time.
     chance = [*re.findall(r'"docid":"([^"]+)"', script), *re.findall(r' id="([^"]+)"', "".join(places.values()))]
@@ -41,9 +46,9 @@ def charts_html(charts: Mapping[str, figure]) -> tuple[Markup, dict[str, Markup]
     return Markup("\n".join(f"<script>{body}</script>" for body in bodies)), {name: Markup(html) for name, html in places.items()}
 
 
-def _renumber(chart: figure, name: str) -> None:
-    """Name the chart's parts by their order, so that it is drawn with the same bytes again: Bokeh counts on and on."""
-    for place, part in enumerate(sorted(chart.references(), key=lambda part: int(part.id.removeprefix("p")))):
+def _renumber(model: Model, name: str) -> None:
+    """Name a model's parts by their order, so that it is drawn with the same bytes again: Bokeh counts on and on."""
+    for place, part in enumerate(sorted(model.references(), key=lambda part: int(part.id.removeprefix("p")))):
         part._id = ID(f"{name}-{place}")
 
 
