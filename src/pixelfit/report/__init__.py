@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pixelfit.files import write_text
 from pixelfit.report.charts import charts_html
+from pixelfit.report.companions import draw_companions
 from pixelfit.report.page import page
 from pixelfit.runs import RunFolder
 from pixelfit.words import number_of
@@ -21,7 +22,7 @@ _SCRIPT = re.compile(r"<script\b[^>]*>(.*?)</script>", re.DOTALL)
 
 
 def draw(folder: RunFolder) -> None:
-    """Write ``report.html`` into the run folder; raises RunError if the run is not finished."""
+    """Write ``report.html`` and its companions into the run folder; raises RunError if the run is not finished."""
     content = page(folder)
     engine = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -36,6 +37,7 @@ def draw(folder: RunFolder) -> None:
         **content.sections,
     )
     write_text(folder.report_file, html.replace(_POLICY, _policy(html)))
+    draw_companions(folder)
 
 
 def _policy(html: str) -> str:

@@ -15,6 +15,7 @@ from pixelfit.metrics import TITLES, cost, cost_title, shown, watched
 from pixelfit.report import charts, sureness
 from pixelfit.report.augmentation import augmentation_section
 from pixelfit.report.evidence import evidence_section
+from pixelfit.report.repeat import command as _command
 from pixelfit.report.targets import View, by_metric, each_table, together_table, view_of
 from pixelfit.runs import RunFolder
 from pixelfit.types import METRICS_OF, TASK_WORDS, Json
@@ -111,16 +112,6 @@ def _search_charts(trials: Sequence[Json], ranked_by: str) -> dict[str, figure]:
     if curves:
         drawn["curves"] = charts.learning_curves(curves, f"validation {TITLES[watched(ranked_by)]}")
     return drawn
-
-
-def _command(run: Json) -> str:
-    """The command that repeats the run into a folder of its own; for arrays, which have no name, the options alone."""
-    given = {name: value for name, value in run["options"].items() if value is not None and value is not False and name != "out"}
-    if "budget" in given:
-        given["budget"] = f"{given['budget']:g}s"
-    pairs = [(name, each) for name, value in given.items() for each in (value if isinstance(value, (list, tuple)) else [value])]
-    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}") for name, value in pairs]
-    return " ".join(["pixelfit fit", shlex.quote(run["source"]) if run["source"] else "(arrays)", *options])
 
 
 def _summary(
