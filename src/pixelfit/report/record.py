@@ -9,6 +9,7 @@ from pixelfit.types import Json
 FORMAT = 1
 _FILES = {
     "report": "report.html",
+    "model_card": "model-card.md",
     "model": "model",
     "run": "run.json",
     "facts": "facts.json",
@@ -36,7 +37,7 @@ def record(saved: Saved) -> Json:
     scores = saved.scores
     return {
         "format": FORMAT,
-        "pixelfit": saved.run["environment"]["versions"]["pixelfit"],
+        "pixelfit": saved.version,
         "task": saved.facts["task"],
         "task_reason": saved.facts["task_reason"],
         "metric": saved.ranked_by,

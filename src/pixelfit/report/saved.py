@@ -57,6 +57,16 @@ class Saved:
         inside = [trial for trial in self.trials if trial["number"] in self.weights]
         return sorted(inside, key=lambda trial: (-self.weights[trial["number"]], trial["number"]))
 
+    @property
+    def version(self) -> str:
+        """Of pixelfit, that made the run."""
+        return str(self.run["environment"]["versions"]["pixelfit"])
+
+    @property
+    def says_how_sure(self) -> bool:
+        """Whether the model has intervals or sets of the usual coverage."""
+        return self.scores.get("sets") is not None if self.scores.get("classes") else any(self.intervals())
+
     def intervals(self) -> Iterator[tuple[str, Json]]:
         """The scores of the intervals, with the target's name; none where they could not be calibrated."""
         parts = self.scores.get("targets") or [{"name": self.targets[0], "intervals": self.scores.get("intervals")}]
