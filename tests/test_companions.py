@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -141,8 +142,7 @@ def shown_text(markdown: str) -> tuple[str, str]:
 def test_a_string_from_the_data_is_just_its_letters(name: str) -> None:
     seen, html = shown_text(f"It is {text(name)}.\n\n{table(['a', 'b'], [[text(name), '1']])}\n\n{bullets([f'x: {text(name)}'])}")
     letters = " ".join(name.split())
-    assert "://" not in text(name)  # GitHub makes links of bare addresses
-    assert "www." not in text(name)
+    assert not re.search(r"https?:|www\.", text(name))  # of which GitHub makes links
     assert seen.split("\n") == [f"It is {letters}.", "a", "b", letters, "1", f"x: {letters}"]
     assert not any(f"<{tag}" in html for tag in ("script", "a ", "img", "code", "strong", "em", "s>", "h", "hr"))
 
