@@ -1,28 +1,36 @@
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
+import nbclient
+import nbformat
+import numpy as np
 import pytest
 import yaml
-from conftest import HOSTILE
+from conftest import HOSTILE, ROOT, bars
 from markdown_it import MarkdownIt
 
 from pixelfit import report
-from pixelfit.automl import Run
+from pixelfit.automl import Run, fit
 from pixelfit.files import read_json
 from pixelfit.metrics import shown
+from pixelfit.options import checked_options
+from pixelfit.progress import Silent
 from pixelfit.report.card import model_card
 from pixelfit.report.companions import draw_companions
 from pixelfit.report.limits import limits
 from pixelfit.report.markdown import bullets, code, table, text
+from pixelfit.report.notebook import notebook
 from pixelfit.report.saved import Saved
 from pixelfit.runs import RunFolder
 from pixelfit.types import Json
 
-COMPANIONS = ("report.json", "model-card.md")
+COMPANIONS = ("report.json", "model-card.md", "notebook.ipynb")
 # What would be a script, a link, a picture, code, columns, an end of the head or of a line, if it were not text.
 NASTY = [
     HOSTILE,
@@ -202,3 +210,99 @@ def test_what_the_model_was_not_calibrated_for_is_not_offered() -> None:
     assert "predict_sets" not in card
     assert "--coverage" not in card
     assert "too few validation pictures" in card
+
+
+def sources(saved: Saved) -> dict[str, str]:
+    """The notebook's cells by their ids."""
+    written = notebook(saved)
+    nbformat.validate(written)
+    return {cell["id"]: "".join(cell["source"]) for cell in written["cells"]}
+
+
+def assigned(source: str, name: str) -> Json:
+    """What a cell gives a variable, or the variable's arguments where it is a call."""
+    (value,) = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign) and node.targets[0].id == name]  # type: ignore[attr-defined]
+    if not isinstance(value, ast.Call):
+        return ast.literal_eval(value)
+    return [ast.literal_eval(each) for each in value.args] + [(each.arg, ast.unparse(each.value)) for each in value.keywords]
+
+
+@pytest.mark.parametrize("first", range(len(NASTY)))
+def test_hostile_names_are_literals_in_the_notebook_and_text_in_its_words(first: int) -> None:
+    names = NASTY[first:] + NASTY[:first]
+    cells = sources(hand_made(names))
+    assert assigned(cells["source"], "SOURCE") == [names[0]]
+    assert dict(assigned(cells["options"], "options")) == {"target": repr(names[1]), "seed": "0"}
+    _, html = shown_text(cells["title"])
+    assert not any(f"<{tag}" in html for tag in ("script", "a ", "img", "strong", "em>", "s>", "hr"))
+
+
+def test_every_cell_of_every_kind_is_python(run: Run) -> None:
+    written = run.folder.read("notebook.ipynb")
+    nbformat.validate(written)
+    for cell in written["cells"]:
+        if cell["cell_type"] == "code":
+            ast.parse("".join(cell["source"]))
+
+
+def test_options_are_those_of_the_run() -> None:
+    saved = hand_made(["cat", "dog", "pets"])
+    saved.run["options"] |= {
+        "budget": 90.0,
+        "max_latency": 5.0,
+        "distill": True,
+        "target": ["a", "b"],
+        "weights": "w.pt",
+        "out": "x",
+    }
+    options = dict(assigned(sources(saved)["options"], "options"))
+    assert options == {
+        "seed": "0", "target": "['a', 'b']", "distill": "True", "budget": "'90s'", "max_latency": "5.0",
+        "weights": "place('w.pt')",
+    }  # fmt: skip
+    chosen = {name: ast.literal_eval(value) for name, value in options.items() if name != "weights"}
+    assert checked_options(**chosen).budget == 90
+    assert checked_options(**chosen).max_latency == 5
+
+
+def test_where_arrays_go_is_marked() -> None:
+    saved = hand_made(["cat", "dog", "pets"])
+    saved.run["source"] = None
+    saved.run["options"]["test"] = "(arrays)"
+    cells = sources(saved)
+    assert "Put your data here" in cells["source-words"]
+    assert "401 pictures" in cells["source"]
+    assert ("test", "TEST") in assigned(cells["options"], "options")
+    for name in ("source", "test"):
+        with pytest.raises(ValueError, match="in this cell"):
+            exec(compile(cells[name], name, "exec"), {})
+
+
+@pytest.mark.parametrize(
+    ("out", "home"), [(None, "../.."), ("mine", ".."), ("a/b/c", "../../.."), ("/tmp/mine", None), ("../mine", None)], ids=str
+)
+def test_relative_paths_count_from_where_the_run_was_started(out: str | None, home: str | None) -> None:
+    saved = hand_made(["cat", "dog", "pets"])
+    saved.run["options"]["out"] = out
+    (line,) = [line for line in sources(saved)["where"].splitlines() if line.startswith("HOME")]
+    assert line.startswith("HOME = RUN  # set this" if home is None else f"HOME = RUN / {home!r} ")
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, columns = bars(150)
+    np.savez(tmp_path / "bars.npz", pictures=pictures, column=columns)
+    options = checked_options(trials=2, steps=20, folds=1, task="regression", out=Path("runs") / "first")
+    run = fit("bars.npz", options, progress=Silent())
+    # The kernel is a process of its own, which is to find this package and may not write into the user's folders.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+    written = nbformat.read(run.folder.path / "notebook.ipynb", as_version=4)
+    folder = {"metadata": {"path": str(run.folder.path)}}
+    done = nbclient.NotebookClient(written, timeout=200, kernel_name="python3", resources=folder).execute()
+    outputs = {cell["id"]: cell["outputs"] for cell in done["cells"] if cell["cell_type"] == "code"}
+    for name in ("look", "plot", "mistakes"):
+        assert any("image/png" in output.get("data", {}) for output in outputs[name]), name
+    for name in ("evaluate", "sureness", "load"):
+        assert any("text/html" in output.get("data", {}) for output in outputs[name]), name
+    again = RunFolder(run.folder.path / "runs" / "bars-regression")
+    assert again.read("scores.json")["test"] == run.folder.read("scores.json")["test"]
+    assert "low" in str(outputs["sureness"])

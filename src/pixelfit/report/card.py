@@ -175,18 +175,16 @@ def _usage(saved: Saved) -> list[str]:
         "In the folder of the run, where this card lies:",
         code(f"pixelfit predict . picture.png{coverage} -o predictions.csv", "sh"),
         "Or from Python:",
-        code("\n".join(["import pixelfit", "", 'model = pixelfit.load(".")', *_calls(saved)]), "python"),
+        code("\n".join(["import pixelfit", "", 'model = pixelfit.load(".")', *calls(saved, "model")]), "python"),
     ]
 
 
-def _calls(saved: Saved) -> list[str]:
-    """What can be asked of the model; intervals and sets only where it was calibrated for them."""
-    calls = {"predict": "", "predict_proba": "", "predict_interval": ", coverage=0.9", "predict_sets": ", coverage=0.9"}
-    if saved.facts["task"] == "regression":
-        names = ["predict", *(["predict_interval"] if saved.says_how_sure else [])]
-    else:
-        names = ["predict", "predict_proba", *(["predict_sets"] if saved.says_how_sure else [])]
-    return [f'model.{name}(["picture.png"]{calls[name]})' for name in names]
+def calls(saved: Saved, model: str) -> list[str]:
+    """What can be asked of the model in a variable of that name; intervals and sets only where it was calibrated for them."""
+    names, sure = ["predict"], "predict_interval" if saved.facts["task"] == "regression" else "predict_sets"
+    names += [] if saved.facts["task"] == "regression" else ["predict_proba"]
+    lines = [f'{model}.{name}(["picture.png"])' for name in names]
+    return [*lines, f'{model}.{sure}(["picture.png"], coverage=0.9)'] if saved.says_how_sure else lines
 
 
 def _environment(saved: Saved) -> list[str]:

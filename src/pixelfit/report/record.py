@@ -10,6 +10,7 @@ FORMAT = 1
 _FILES = {
     "report": "report.html",
     "model_card": "model-card.md",
+    "notebook": "notebook.ipynb",
     "model": "model",
     "run": "run.json",
     "facts": "facts.json",
