@@ -290,7 +290,7 @@ def test_relative_paths_count_from_where_the_run_was_started(out: str | None, ho
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures, columns = bars(150)
-    np.savez(tmp_path / "bars.npz", pictures=pictures, column=columns)
+    np.savez(tmp_path / "bars.npz", x=pictures, y=columns)
     options = checked_options(trials=2, steps=20, folds=1, task="regression", out=Path("runs") / "first")
     run = fit("bars.npz", options, progress=Silent())
     # The kernel is a process of its own, which is to find this package and may not write into the user's folders.
