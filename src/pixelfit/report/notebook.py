@@ -251,14 +251,16 @@ from pixelfit.metrics import confusion_matrix
 counts = confusion_matrix(test.targets, forecast.raw)
 names = [str(label) for label in facts.classes]
 figure, axis = plt.subplots(figsize=(6, 6))
-axis.imshow(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
+shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
 axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
 axis.set_yticks(range(len(names)), names, parse_math=False)
 axis.set_xlabel("predicted")
 axis.set_ylabel("true")
 if len(names) <= 25:
     for (row, column), count in np.ndenumerate(counts):
-        axis.text(column, row, count, ha="center", va="center", fontsize=7, color="white" if row == column else "black")
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axis.text(column, row, count, ha="center", va="center", fontsize=7, color=color)
 plt.show()
 """,
     "labels": """
