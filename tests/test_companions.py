@@ -288,21 +288,27 @@ def test_relative_paths_count_from_where_the_run_was_started(out: str | None, ho
     assert line.startswith("HOME = RUN  # set this" if home is None else f"HOME = RUN / {home!r} ")
 
 
-def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures, columns = bars(150)
-    np.savez(tmp_path / "bars.npz", x=pictures, y=columns)
-    options = checked_options(trials=2, steps=20, folds=1, task="regression", out=Path("runs") / "first")
-    run = fit("bars.npz", options, progress=Silent())
-    # The kernel is a process of its own, which is to find this package and may not write into the user's folders.
+def executed(run: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Json]]:
+    """What each cell of the run's notebook puts out, from a kernel of its own."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     written = nbformat.read(run.folder.path / "notebook.ipynb", as_version=4)
     folder = {"metadata": {"path": str(run.folder.path)}}
     done = nbclient.NotebookClient(written, timeout=200, kernel_name="python3", resources=folder).execute()
-    outputs = {cell["id"]: cell["outputs"] for cell in done["cells"] if cell["cell_type"] == "code"}
-    for name in ("look", "plot", "mistakes"):
-        assert any("image/png" in output.get("data", {}) for output in outputs[name]), name
-    for name in ("evaluate", "sureness", "load"):
-        assert any("text/html" in output.get("data", {}) for output in outputs[name]), name
-    again = RunFolder(run.folder.path / "runs" / "bars-regression")
+    return {cell["id"]: cell["outputs"] for cell in done["cells"] if cell["cell_type"] == "code"}
+
+
+@pytest.mark.parametrize("kind", ["number", "numbers", "label", "labels"])
+def test_the_notebook_runs(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, columns = bars(150)
+    both = np.column_stack([columns > 4, columns % 2])
+    targets = {"number": columns / 2, "numbers": both + 0.1, "label": np.array(["$a$", HOSTILE])[both[:, 0]], "labels": both}
+    np.savez(tmp_path / "bars.npz", x=pictures, y=targets[kind])
+    options = checked_options(trials=2, steps=20, folds=1, out=Path("runs") / "first")
+    run = fit("bars.npz", options, progress=Silent())
+    outputs = executed(run, monkeypatch)
+    for name, form in (("look", "png"), ("plot", "png"), ("evaluate", "html"), ("sureness", "html"), ("load", "html")):
+        assert any(f"{'image' if form == 'png' else 'text'}/{form}" in output.get("data", {}) for output in outputs[name]), name
+    assert HOSTILE not in "".join(output.get("data", {}).get("text/html", "") for each in outputs.values() for output in each)
+    again = RunFolder(run.folder.path / "runs" / f"bars-{run.facts.task}")
+    assert again.read("facts.json") == run.folder.read("facts.json")
     assert again.read("scores.json")["test"] == run.folder.read("scores.json")["test"]
-    assert "low" in str(outputs["sureness"])
