@@ -73,7 +73,7 @@ def _what_it_is(saved: Saved) -> list[str]:
     lines = [
         f"Values: {text(view_of(facts).range(facts))}{labels}.",
         f"Pictures: of any size; it sees them at {_size(facts['spec'])}.",
-        f"Made of: {', '.join(named)}; in all {models} with {parameters:,} parameters. {_VIEWS[saved.final['views']]}",
+        f"Made of: {', '.join(named)}; {models} with {parameters:,} parameters. {_VIEWS[saved.final['views']]}",
         f"Made by: pixelfit {text(saved.version)} with seed {saved.scores['seed']}.",
     ]
     return [f"{_PREDICTS[saved.kind]} for a picture: {', '.join(map(text, saved.targets))}.", bullets(lines)]

@@ -211,6 +211,7 @@ import json
 
 import pandas as pd
 
+pd.set_option("display.html.use_mathjax", False)  # a name with dollar signs is no formula
 before = json.loads((RUN / "scores.json").read_text(encoding="utf-8"))["test"]
 pd.DataFrame(
     [
