@@ -18,6 +18,7 @@ from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.report.page import page
 from pixelfit.report.repeat import command, energy
+from pixelfit.report.saved import read
 from pixelfit.runs import RunFolder
 from pixelfit.types import Label
 
@@ -145,7 +146,7 @@ def test_the_distribution_shows_every_test_picture(labels: tuple[Label, Label], 
     run = fit((pictures, targets), options, progress=Silent())
     shown_counts = {
         renderer.data_source.data["split"][0]: sum(renderer.data_source.data["count"])
-        for renderer in page(run.folder).charts["distribution"].renderers
+        for renderer in page(read(run.folder)).charts["distribution"].renderers
     }
     assert shown_counts == run.folder.read("data.json")["sizes"]
 

@@ -1,4 +1,4 @@
-"""A run folder drawn as one self-contained HTML file. Draws what was saved and measures nothing anew."""
+"""A run folder drawn as one self-contained HTML file, and its companions. Draws what was saved and measures nothing anew."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pixelfit.files import write_text
+from pixelfit.report.companions import draw_companions
 from pixelfit.report.page import page
 from pixelfit.report.plots import charts_html
+from pixelfit.report.saved import read
 from pixelfit.runs import RunFolder
 from pixelfit.words import number_of
 
@@ -21,8 +23,9 @@ _SCRIPT = re.compile(r"<script\b[^>]*>(.*?)</script>", re.DOTALL)
 
 
 def draw(folder: RunFolder) -> None:
-    """Write ``report.html`` into the run folder; raises RunError if the run is not finished."""
-    content = page(folder)
+    """Write ``report.html`` and its companions into the run folder; raises RunError if the run is not finished."""
+    saved = read(folder)
+    content = page(saved)
     engine = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -37,6 +40,7 @@ def draw(folder: RunFolder) -> None:
         **content.sections,
     )
     write_text(folder.report_file, html.replace(_POLICY, _policy(html)))
+    draw_companions(saved)
 
 
 def _policy(html: str) -> str:

@@ -1,4 +1,4 @@
-"""What stands in the report: the run folder's records, put into words and tables."""
+"""What stands in the report: the run folder's saved, put into words and tables."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pixelfit.report.augmentation import augmentation_section
 from pixelfit.report.evidence import evidence_section
 from pixelfit.report.gallery import gallery, tiles
 from pixelfit.report.repeat import command, energy
+from pixelfit.report.saved import Saved
 from pixelfit.report.targets import View, by_metric, each_table, together_table, view_of
-from pixelfit.runs import RunFolder
-from pixelfit.types import METRICS_OF, TASK_WORDS, Json
+from pixelfit.types import TASK_WORDS, Json
 from pixelfit.words import choices_of
 
 # What each part of the data is for.
@@ -43,142 +43,91 @@ class Page:
     charts: dict[str, figure]
 
 
-@dataclass(frozen=True)
-class _Records:
-    """A finished run's files; None for what a run from before there was such a file has not."""
-
-    folder: RunFolder
-    run: Json
-    facts: Json
-    data: Json
-    scores: Json
-    timeline: Json
-    pictures: Json
-    final: Json
-    trials: Sequence[Json]
-    weights: Mapping[int, float]  # of the trials in the final model
-    augmentation: Json
-    evidence: Json
-    importance: Json
-
-    @staticmethod
-    def read(folder: RunFolder) -> _Records:
-        """All of them; raises RunError if the run is not finished."""
-        weights: dict[int, float] = {}
-        for member in folder.read("model/predictor.json")["members"]:
-            weights[member["trial"]] = weights.get(member["trial"], 0.0) + member["weight"]
-        return _Records(
-            folder=folder,
-            run=folder.read("run.json"),
-            facts=folder.read("facts.json"),
-            data={"folds": 1, **folder.read("data.json")},  # runs from before there were folds do not say
-            scores=folder.read("scores.json"),
-            timeline=folder.read("timeline.json"),
-            pictures=folder.read("pictures/pictures.json"),
-            final=folder.read("final.json"),
-            trials=folder.read_trials(),
-            weights=weights,
-            augmentation=folder.read_if_there("augmentation.json"),
-            evidence=folder.read_if_there("evidence.json"),
-            importance=folder.read_if_there("importance.json"),
-        )
-
-    @property
-    def ranked_by(self) -> str:
-        """What trials were ranked by; a run from before there was a choice used the task's own metric."""
-        return str(self.facts.get("metric", METRICS_OF[self.facts["task"]][0]))
-
-    def gallery(self, kind: str) -> list[dict[str, str]]:
-        """The pictures of a kind."""
-        return gallery(self.folder, self.pictures, kind)
-
-
-def page(folder: RunFolder) -> Page:
-    """Gather everything from the run folder; raises RunError if the run is not finished."""
-    records = _Records.read(folder)
-    facts, scores, task = records.facts, records.scores, records.facts["task"]
-    view, small = view_of(facts), tiles(folder, records.evidence)
-    drawing = view.draw(folder, facts, records.data, small)
+def page(saved: Saved) -> Page:
+    """Everything that stands on the page of this run."""
+    folder, facts, scores, task = saved.folder, saved.facts, saved.scores, saved.facts["task"]
+    view, small = view_of(facts), tiles(folder, saved.evidence)
+    drawing = view.draw(folder, facts, saved.data, small)
     drawn = {
         **drawing.charts,
         **sureness.sureness_charts(scores, facts),
-        **tried.charts_of(records.trials, records.ranked_by, records.importance),
-        **more.more_charts(records.trials, records.data, records.ranked_by),
+        **tried.charts_of(saved.trials, saved.ranked_by, saved.importance),
+        **more.more_charts(saved.trials, saved.data, saved.ranked_by),
     }
     sections = {
         "title": f"{facts['data']}: image {TASK_WORDS.get(task, task)}",
         "facts": facts,
-        "data": records.data,
+        "data": {**saved.data, "folds": saved.folds},
         "distributions": drawing.distributions,
         "evaluations": drawing.evaluations,
         "mistakes": drawing.mistakes,
         "charts_left_out": len(scores.get("targets", ())) - len(drawing.evaluations),
         "tiles": small,
-        **_answers(records, view),
-        **_record(records, view),
+        **_answers(saved, view),
+        **_record(saved, view),
         "cells": failures.cells(folder, scores, small),
     }
     return Page(sections, drawn)
 
 
-def _answers(records: _Records, view: View) -> dict[str, Json]:
+def _answers(saved: Saved, view: View) -> dict[str, Json]:
     """What the questions' sections say."""
-    scores, ranked_by, trials, evidence = records.scores, records.ranked_by, records.trials, records.evidence
+    scores, ranked_by, trials, evidence = saved.scores, saved.ranked_by, saved.trials, saved.evidence
     extra = by_metric(view.beside, ranked_by)
     return {
-        "summary": _summary(records, view),
+        "summary": _summary(saved, view),
         "scores": _score_rows(scores),
         "score_note": view.note,
         "each": each_table(scores),
-        "references": _reference_rows(records.data["references"], scores),
+        "references": _reference_rows(saved.data["references"], scores),
         "sureness": sureness.sureness_section(scores),
         "coverage_caption": sureness.coverage_caption(scores),
         "reliability_caption": sureness.reliability_caption(scores),
         "evidence": evidence_section(evidence, scores),
         "confusion": failures.confusion(scores),
-        "worst": records.gallery("worst"),
-        "surest": records.gallery("surest"),
-        "suspects": _suspects(records),
+        "worst": _gallery(saved, "worst"),
+        "surest": _gallery(saved, "surest"),
+        "suspects": _suspects(saved),
         "ranked_by": TITLES[ranked_by],
-        "leaderboard": tried.leaderboard(trials, records.weights, ranked_by, extra),
+        "leaderboard": tried.leaderboard(trials, saved.weights, ranked_by, extra),
         "columns": tried.columns(ranked_by, extra),
-        "importance": tried.importance_words(records.importance),
-        "more": more.more_section(trials, records.data, ranked_by),
-        "looks": {"wrong": records.gallery("looked wrong"), "right": records.gallery("looked right")},
+        "importance": tried.importance_words(saved.importance),
+        "more": more.more_section(trials, saved.data, ranked_by),
+        "looks": {"wrong": _gallery(saved, "looked wrong"), "right": _gallery(saved, "looked right")},
         "unseen": "the run is from before it was looked at" if "unseen" not in (evidence or {}) else evidence["unseen"],
-        "run_name": shlex.quote(str(records.folder.path)),
-        "run_literal": repr(str(records.folder.path)),
+        "run_name": shlex.quote(str(saved.folder.path)),
+        "run_literal": repr(str(saved.folder.path)),
         "further": view.further,
-        "command": command(records.run),
+        "command": command(saved.run),
         "seed": scores["seed"],
-        "energy": energy(records.run["environment"], records.timeline["seconds"]["scoring"]),
+        "energy": energy(saved.run["environment"], saved.timeline["seconds"]["scoring"]),
     }
 
 
-def _record(records: _Records, view: View) -> dict[str, Json]:
+def _record(saved: Saved, view: View) -> dict[str, Json]:
     """What the sections that follow the steps say."""
-    facts, trials, timeline = records.facts, records.trials, records.timeline
+    facts, trials, timeline = saved.facts, saved.trials, saved.timeline
     return {
-        "environment": records.run["environment"],
-        "budget_s": records.run["budget_s"],
+        "environment": saved.run["environment"],
+        "budget_s": saved.run["budget_s"],
         "timeline": timeline,
         "uses": _USES,
         "range": view.range(facts),
-        "together": together_table(records.data, facts),
-        "samples": records.gallery("sample"),
-        "found": {finding["kind"]: records.gallery(finding["kind"]) for finding in facts["findings"]},
+        "together": together_table(saved.data, facts),
+        "samples": _gallery(saved, "sample"),
+        "found": {finding["kind"]: _gallery(saved, finding["kind"]) for finding in facts["findings"]},
         "failed": [trial for trial in trials if trial["error"]],
-        "augmentation": augmentation_section(records.augmentation),
+        "augmentation": augmentation_section(saved.augmentation),
         "training_share": sum(trial["step_s"] for trial in trials) / max(timeline["seconds"]["scoring"], 1e-9),
-        "members": _members(trials, records.weights),
-        "decisions": _decisions(records.final),
+        "members": _members(saved),
+        "decisions": _decisions(saved.final),
     }
 
 
-def _summary(records: _Records, view: View) -> dict[str, Json]:
-    scores, trials, weights, ranked_by = records.scores, records.trials, records.weights, records.ranked_by
+def _summary(saved: Saved, view: View) -> dict[str, Json]:
+    scores, trials, weights, ranked_by = saved.scores, saved.trials, saved.weights, saved.ranked_by
     # Unless the user asked for a metric, a better known one than what trials were ranked by.
-    name = ranked_by if records.run["options"].get("metric") else view.headline
+    name = ranked_by if saved.run["options"].get("metric") else view.headline
     value, baseline = scores["test"][name], scores["baseline"][name]["value"]
     families = sorted({trial["family"] for trial in trials if trial["number"] in weights})
     apart = max(cost(name, value["low"]), cost(name, value["high"])) < cost(name, baseline)
@@ -192,12 +141,12 @@ def _summary(records: _Records, view: View) -> dict[str, Json]:
         "constant": by_metric(view.constant, ranked_by),
         "rows": scores["rows"],
         "trials": len(trials),
-        "seconds": records.timeline["seconds"]["scoring"],
-        "cores": records.run["environment"]["cores"],
+        "seconds": saved.timeline["seconds"]["scoring"],
+        "cores": saved.run["environment"]["cores"],
         "families": ", ".join(families),
         "members": "one model" if len(weights) == 1 else f"{len(weights)} models together",
         "tile": _tile_of_sureness(scores),
-        "interrupted": records.timeline["interrupted"],
+        "interrupted": saved.timeline["interrupted"],
     }
 
 
@@ -241,22 +190,21 @@ def _reference_rows(references: Sequence[Json], scores: Json) -> list[Json]:
     return rows
 
 
-def _members(trials: Sequence[Json], weights: Mapping[int, float]) -> list[dict[str, Json]]:
-    by_number = {trial["number"]: trial for trial in trials}
+def _members(saved: Saved) -> list[dict[str, Json]]:
     return [
         {
-            "number": number,
-            "weight": f"{weight:.0%}",
-            "family": by_number[number]["family"],
-            "parameters": by_number[number]["parameters"],
-            "folds": by_number[number].get("folds", 1),
-            "steps": by_number[number]["steps"],
-            "epochs": by_number[number]["epochs"],
-            "seed": by_number[number]["seed"],
+            "number": trial["number"],
+            "weight": f"{saved.weights[trial['number']]:.0%}",
+            "family": trial["family"],
+            "parameters": trial["parameters"],
+            "folds": trial.get("folds", 1),
+            "steps": trial["steps"],
+            "epochs": trial["epochs"],
+            "seed": trial["seed"],
             # The recipe's own number of epochs counts only where no clock does; what was trained stands above.
-            "recipe": [line for line in _lines(by_number[number]["recipe"]) if line[0] != "epochs"],
+            "recipe": [line for line in _lines(trial["recipe"]) if line[0] != "epochs"],
         }
-        for number, weight in weights.items()
+        for trial in saved.members
     ]
 
 
@@ -285,9 +233,13 @@ def _lines(recipe: Mapping[str, Json]) -> list[tuple[str, str]]:
     return [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in choices_of(recipe).items()]
 
 
-def _suspects(records: _Records) -> Json:
+def _suspects(saved: Saved) -> Json:
     """The pictures whose targets look wrong; None for a run from before they were looked for."""
-    record = records.folder.read_if_there("suspects.json")
-    if record is None:
+    if saved.suspects is None:
         return None
-    return {"examined": record["examined"], "count": len(record["suspects"]), "shown": records.gallery("suspect")}
+    found = saved.suspects
+    return {"examined": found["examined"], "count": len(found["suspects"]), "shown": _gallery(saved, "suspect")}
+
+
+def _gallery(saved: Saved, kind: str) -> list[dict[str, str]]:
+    return gallery(saved.folder, saved.pictures, kind)

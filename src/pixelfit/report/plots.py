@@ -49,7 +49,7 @@ def charts_html(charts: Mapping[str, figure]) -> tuple[Markup, dict[str, Markup]
 def _renumber(model: Model, name: str) -> None:
     """Name a model's parts by their order, so that it is drawn with the same bytes again: Bokeh counts on and on."""
     for place, part in enumerate(sorted(model.references(), key=lambda part: int(part.id.removeprefix("p")))):
-        part._id = ID(f"{name}-{place}")
+        part._id = ID(f"{name}-{place}")  # type: ignore[attr-defined]
 
 
 def plot_of(x_label: str, y_label: str, *, height: int = 330, **options: Any) -> figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from bokeh.models import ColumnDataSource, NumeralTickFormatter
+from bokeh.models import BasicTicker, ColumnDataSource, NumeralTickFormatter
 from bokeh.models.ranges import DataRange1d
 from bokeh.plotting import figure
 
@@ -173,7 +173,7 @@ def importance_of(choices: Sequence[Json], most: int) -> figure:
     )
     bars = plot.hbar("y", right="share", height=0.7, source=source, color=COLOURS[0], line_width=0)
     plot.xaxis.formatter = NumeralTickFormatter(format="0 %")
-    plot.xaxis.ticker.desired_num_ticks = 4  # more run into one another on a phone
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=4)  # more run into one another on a phone
     hover(plot, [("choice", "@name"), ("share", "@share{0.0 %}")], [bars])
     return plot
 
