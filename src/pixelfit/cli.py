@@ -306,6 +306,25 @@ def report(run: RunArgument) -> None:
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, two or more.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write a file: .html, .json or .csv.")] = None,
+) -> None:
+    """Set finished runs side by side, and say whether they can be told apart."""
+    from pixelfit.compare import compare as compared
+    from pixelfit.compare.terminal import show
+    from pixelfit.compare.written import check_form, write
+
+    if out is not None:
+        check_form(out)  # before the work
+    found = compared(runs)
+    show(found, _console())
+    if out is not None:
+        write(found, out)
+        typer.echo(f"Wrote {out}.")
+
+
+@app.command()
 def ui(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder, or a folder with runs in it.")],
     port: PortOption = None,
