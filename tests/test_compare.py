@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,12 +14,14 @@ import pandas as pd
 import pytest
 from browsing import chrome, opened
 from conftest import HOSTILE
+from rich.console import Console
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
 from pixelfit.automl import Run
 from pixelfit.cli import app
 from pixelfit.compare import compare
+from pixelfit.compare.terminal import show
 from pixelfit.errors import OptionError, RunError
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -116,11 +119,16 @@ def test_other_pictures_tasks_and_targets_are_not_compared_closely(
 
 def test_on_the_terminal_it_fits_and_shows_text(classification_run: Run, numbers_run: Run, tmp_path: Path) -> None:
     runs = [str(run.folder.path) for run in (classification_run, numbers_run)]
-    shown = CliRunner().invoke(app, ["compare", *runs], env={"COLUMNS": "80"})
-    assert shown.exit_code == 0
-    assert f"Run 1: {runs[0]}" in shown.output.replace("\n", "")
-    assert max(map(len, shown.output.splitlines())) <= 80
-    assert "run 2" in shown.output
+    out = io.StringIO()
+    show(compare([classification_run.folder.path, numbers_run.folder.path]), Console(file=out, width=80, highlight=False))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("run 2" in line for line in lines)
+    assert f"Run 1: {runs[0]}" in out.getvalue().replace("\n", "")
+    assert HOSTILE[:8] in out.getvalue()  # a target's name
+    piped = CliRunner().invoke(app, ["compare", *runs])
+    assert piped.exit_code == 0
+    assert f"Run 2: {runs[1]}" in piped.output
 
 
 def test_the_file_has_what_its_ending_says(regression_run: Run, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def trial_of(number: int = 1, *, steps: int = 5000, seconds: float = 180.0) -> T
 def test_shares_take_no_more_time_than_is_allowed() -> None:
     curve = sizes.lessons(trial_of(), 5000, 180.0, 55_000, allowed_s=24.0)
     assert len(curve) == 2
-    (large, many), (small, few) = curve
+    (small, few), (large, many) = curve
     assert small == pytest.approx(large / 4)
     assert many == round(5000 * large)
     assert few >= 200  # as many as fit, where the share of the epochs is fewer
@@ -48,7 +48,7 @@ def test_there_is_no_curve_where_it_would_say_nothing(steps: int, seconds: float
 
 
 def test_what_is_fitted_in_one_go_has_no_steps() -> None:
-    assert sizes.lessons(trial_of(), 0, 1.0, 2000, allowed_s=24.0) == ((0.5, 0), (0.125, 0))
+    assert sizes.lessons(trial_of(), 0, 1.0, 2000, allowed_s=24.0) == ((0.125, 0), (0.5, 0))
 
 
 def test_a_search_trains_the_best_quick_recipe_on_shares(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_search_trains_the_best_quick_recipe_on_shares(tmp_path: Path) -> None
     pictures = len(begun.splits.train)
     plans = [plan for plan, _ in begun.state._fewer_pictures()]
     shares = [plan.share for plan in plans]
-    assert shares == ([0.5, 0.125] if 0.125 * pictures >= 40 else [])
+    assert shares == ([0.125, 0.5] if 0.125 * pictures >= 40 else [])
     assert begun.state.sizes_s == 0.0
     for plan in plans:
         assert (plan.purpose, plan.recipe, plan.starts) == (SIZES, begun.recipe, ())

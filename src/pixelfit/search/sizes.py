@@ -6,7 +6,7 @@ from pixelfit.types import Trial
 
 BUDGET_SHARE = 0.04  # of the time, for the whole curve
 SHORTEST_BUDGET_S = 60.0
-_LARGER = 0.7  # of the curve's time, for the larger share
+_LARGER = 0.55  # of the curve's time, for the larger share
 _SMALLER = 1 / 4  # of the larger share
 _MOST = 1 / 2  # of the pictures: closer shares are hard to tell apart
 _FEWEST_PICTURES = 40
@@ -15,7 +15,7 @@ _FEWEST_STEPS, _STEPS_WANTED = 150, 300
 
 
 def lessons(trial: Trial, steps: int, seconds: float, pictures: int, *, allowed_s: float) -> tuple[tuple[float, int], ...]:
-    """Shares of the pictures, the larger first, each with its steps; nothing where the trial's training takes too long for that.
+    """Shares of the pictures, the smaller first, each with its steps; nothing where the trial's training takes too long for that.
 
     Args:
         trial: whose recipe is trained on the shares, from scratch.
@@ -25,8 +25,8 @@ def lessons(trial: Trial, steps: int, seconds: float, pictures: int, *, allowed_
         allowed_s: for all shares together.
     """
     larger = min(_MOST, _LARGER * allowed_s / max(seconds, 1e-9))
-    shares = (larger, larger * _SMALLER)
-    if shares[1] * pictures < _FEWEST_PICTURES:
+    shares = (larger * _SMALLER, larger)
+    if shares[0] * pictures < _FEWEST_PICTURES:
         return ()
     if not steps:
         return tuple((share, 0) for share in shares)
