@@ -16,6 +16,7 @@ from pixelfit.files import read_json, write_json
 from pixelfit.report.more import more_section, points_of
 from pixelfit.report.parallel import parallel_coordinates
 from pixelfit.report.search_charts import best_until, pareto
+from pixelfit.report.tried import charts_of, importance_words
 from pixelfit.runs import RunFolder
 from pixelfit.search import sizes
 from pixelfit.search.importance import importance
@@ -98,9 +99,15 @@ def test_a_power_law_says_what_twice_as_many_pictures_would_bring() -> None:
     assert "to about 0.3536 (29% less)" in words  # 0.5 / √2
 
 
-def test_intervals_that_overlap_promise_little() -> None:
-    words = more_section(trials_of({1.0: 0.95, 1 / 4: 1.0, 1 / 16: 2.0}), DATA, "rmse")["pictures"]
-    assert "cannot be told apart" in words
+def test_intervals_that_overlap_give_a_hint_only() -> None:
+    words = more_section(trials_of({1.0: 0.9, 1 / 4: 1.0, 1 / 16: 2.0}), DATA, "rmse")["pictures"]
+    assert "to about 0.8538 (5% less). The intervals of the two overlap, so take this for a hint." in words  # 0.9 / √(1/0.9)
+
+
+@pytest.mark.parametrize("whole", [0.99, 1.2])
+def test_a_flat_curve_promises_little(whole: float) -> None:
+    words = more_section(trials_of({1.0: whole, 1 / 4: 1.0, 1 / 16: 2.0}), DATA, "rmse")["pictures"]
+    assert words.endswith("More pictures of this kind promise little.")
 
 
 def test_shares_of_metrics_that_grow_count_as_costs() -> None:
@@ -175,7 +182,7 @@ def test_parallel_coordinates_have_a_line_a_trial() -> None:
     lines = chart.renderers[-1].data_source.data
     assert len(lines["ys"]) == 12
     assert {len(heights) for heights in lines["ys"]} == {7}
-    assert list(chart.xaxis[0].major_label_overrides.values())[:2] == ["learning rate", "augmentation rotate"]
+    assert list(chart.xaxis[0].major_label_overrides.values())[:2] == ["learning rate", "rotate"]
     best = lines["ys"][-1]  # drawn last, on top
     assert best[-1] == 0.0
     assert parallel_coordinates(trials[:1], [], "RMSE") is None
@@ -194,3 +201,13 @@ def test_runs_from_before_these_were_saved_are_drawn(regression_run: Run, tmp_pa
     page = folder.report_file.read_text(encoding="utf-8")
     assert "Which choices decide was not measured" in page
     assert "each shown under the pointer" not in page
+
+
+@pytest.mark.parametrize(
+    ("explained", "words", "drawn"), [(0.01, "cannot be told", False), (0.1, "take the shares for a hint", True)]
+)
+def test_a_forest_that_explains_little_is_not_believed(explained: float, words: str, drawn: bool) -> None:
+    record = {**importance(recipes(20), seed=0), "explained": explained}
+    trials = [{**vars(trial), "history": []} for trial in recipes(20)]
+    assert words in importance_words(record)
+    assert ("importance" in charts_of(trials, "rmse", record)) == drawn

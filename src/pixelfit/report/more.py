@@ -62,13 +62,14 @@ def _picture_words(points: Sequence[Json], ranked_by: str) -> str:
         f"With {few['pictures']:,} training pictures the recipe of trial #{all_of_them['trial']} had a validation {title} of "
         f"{_figure(few['score'])}, with all {all_of_them['pictures']:,} it has {_figure(all_of_them['score'])}. "
     )
-    if all_of_them["high"] >= few["low"]:
-        return f"{fell}The two cannot be told apart: more pictures of this kind promise little."
     exponent = math.log(few["score"] / all_of_them["score"]) / math.log(all_of_them["pictures"] / few["pictures"])
     doubled = all_of_them["score"] * 2**-exponent
+    if doubled > (1 - _LITTLE) * all_of_them["score"]:
+        return f"{fell}More pictures of this kind promise little."
+    rough = " The intervals of the two overlap, so take this for a hint." if all_of_them["high"] >= few["low"] else ""
     return (
         f"{fell}If it goes on falling like that, twice as many pictures would bring it to about {_figure(doubled)} "
-        f"({1 - doubled / all_of_them['score']:.0%} less)."
+        f"({1 - doubled / all_of_them['score']:.0%} less).{rough}"
     )
 
 

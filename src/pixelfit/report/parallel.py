@@ -97,7 +97,9 @@ def _draw_axes(plot: figure, axes: Sequence[_Axis]) -> None:
                 y_offset=-4 if height > 0.99 else 5 if height < 0.01 else -9,
             )  # fmt: skip
     plot.xaxis.ticker = places
-    plot.xaxis.major_label_overrides = {place: short(axis.name, 22) for place, axis in enumerate(axes)}
+    plot.xaxis.major_label_overrides = {
+        place: short(axis.name.removeprefix("augmentation "), 20) for place, axis in enumerate(axes)
+    }
     plot.xaxis.major_label_orientation = 0.9
     plot.yaxis.visible = False
     for grid in (*plot.xgrid, *plot.ygrid):

@@ -13,7 +13,7 @@ from pixelfit.types import SIZES, Json
 
 _CURVES = 6
 _CHOICES_SHOWN = 10
-_SAYS_LITTLE = 0.2  # of the variance that the forest explains
+_SAYS_NOTHING, _SAYS_LITTLE = 0.05, 0.2  # of the variance that the forest explains
 _EQUALLY_LONG = ("portfolio", "sampled")
 
 
@@ -77,7 +77,7 @@ def charts_of(trials: Sequence[Json], ranked_by: str, importance: Json) -> dict[
     curves = [trial for trial in ranked(whole) if len(trial["history"]) > 1][:_CURVES]
     if curves:
         drawn["curves"] = search_charts.learning_curves(curves, f"validation {TITLES[watched(ranked_by)]}")
-    if importance is not None:
+    if importance is not None and importance["explained"] >= _SAYS_NOTHING:
         drawn["importance"] = search_charts.importance_of(importance["choices"], _CHOICES_SHOWN)
     first = [choice["name"] for choice in importance["choices"]] if importance is not None else []
     equal = [trial for trial in ranked(trials) if trial["purpose"] in _EQUALLY_LONG]
@@ -89,6 +89,11 @@ def importance_words(importance: Json) -> str:
     """How far the importances can be believed."""
     if importance is None:
         return "Which choices decide was not measured: for that, eight trials of the same length are needed."
+    if importance["explained"] < _SAYS_NOTHING:
+        return (
+            "Which choices decide cannot be told: from the choices a forest explains next to nothing of how the "
+            f"{importance['trials']} trials of the same length differ."
+        )
     words = (
         f"A forest that predicts the score from the choices explains {importance['explained']:.0%} of how the "
         f"{importance['trials']} trials of the same length differ; a choice's share is how much worse it predicts where that "
