@@ -25,7 +25,7 @@ from pixelfit.models.heads import ClassHead, SquaredHead
 from pixelfit.models.model import Model, Preparation
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
-from pixelfit.report.page import _command
+from pixelfit.report.repeat import command
 from pixelfit.runs import RunFolder
 from pixelfit.search import Limits, safety, stages
 from pixelfit.search.cost import CostModel
@@ -363,7 +363,7 @@ def test_lists_of_changes_are_read_and_written_as_users_do() -> None:
     assert checked_options(augment=["turns", "rotate"]).changes == ("rotate", "turns")
     options = checked_options(augment="flip-vertical,flip")
     assert options.changes == ("flip", "flip_vertical")
-    command = _command({"source": "x", "options": options.model_dump(mode="json")})
+    command = command({"source": "x", "options": options.model_dump(mode="json")})
     assert "--augment flip,flip-vertical" in command
     for bad, named in (("sideways", "sideways"), ("flip,none", "none"), ("", ""), ([], ""), ("rotate,,flip", "")):
         with pytest.raises(
