@@ -363,8 +363,8 @@ def test_lists_of_changes_are_read_and_written_as_users_do() -> None:
     assert checked_options(augment=["turns", "rotate"]).changes == ("rotate", "turns")
     options = checked_options(augment="flip-vertical,flip")
     assert options.changes == ("flip", "flip_vertical")
-    command = command({"source": "x", "options": options.model_dump(mode="json")})
-    assert "--augment flip,flip-vertical" in command
+    again = command({"source": "x", "options": options.model_dump(mode="json")})
+    assert "--augment flip,flip-vertical" in again
     for bad, named in (("sideways", "sideways"), ("flip,none", "none"), ("", ""), ([], ""), ("rotate,,flip", "")):
         with pytest.raises(
             OptionError, match=f"--augment '{named}' is no change of pictures; take auto, none, or some of rotate"
