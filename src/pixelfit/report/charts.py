@@ -106,7 +106,7 @@ def _dots(plot: figure, told: Told, heights: Array, what: str) -> None:
     if told.tiles is not None:
         columns["left"], columns["top"] = map(list, zip(*map(told.tiles.offset, rows), strict=True))
     source = ColumnDataSource(data=columns)
-    dots = plot.scatter("x", "y", source=source, size=4, color=COLOURS[0], alpha=0.45, line_color=None)
+    dots = plot.scatter("x", "y", source=source, size=4, color=COLOURS[0], alpha=0.7, line_color=None)
     if told.tiles is None:
         hover(plot, lines, [dots])
     else:
