@@ -23,12 +23,8 @@ from pixelfit.search.importance import importance
 from pixelfit.types import FULL_LENGTH, SIZES, Json, Trial
 
 
-def trial_of(number: int = 1, *, steps: int = 5000, seconds: float = 180.0) -> Trial:
-    return Trial(number, "convnet", FULL_LENGTH, {}, "complete", 0, seconds, steps=steps, step_s=seconds, score=0.2)
-
-
 def test_shares_take_no_more_time_than_is_allowed() -> None:
-    curve = sizes.lessons(trial_of(), 5000, 180.0, 55_000, allowed_s=24.0)
+    curve = sizes.lessons(5000, 180.0, 55_000, allowed_s=24.0)
     assert len(curve) == 2
     (small, few), (large, many) = curve
     assert small == pytest.approx(large / 4)
@@ -45,11 +41,11 @@ def test_shares_take_no_more_time_than_is_allowed() -> None:
     ],
 )
 def test_there_is_no_curve_where_it_would_say_nothing(steps: int, seconds: float, pictures: int) -> None:
-    assert sizes.lessons(trial_of(), steps, seconds, pictures, allowed_s=24.0) == ()
+    assert sizes.lessons(steps, seconds, pictures, allowed_s=24.0) == ()
 
 
 def test_what_is_fitted_in_one_go_has_no_steps() -> None:
-    assert sizes.lessons(trial_of(), 0, 1.0, 2000, allowed_s=24.0) == ((0.125, 0), (0.5, 0))
+    assert sizes.lessons(0, 1.0, 2000, allowed_s=24.0) == ((0.125, 0), (0.5, 0))
 
 
 def test_a_search_trains_the_best_quick_recipe_on_shares(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pixelfit.types import Trial
-
 BUDGET_SHARE = 0.04  # of the time, for the whole curve
 SHORTEST_BUDGET_S = 60.0
 _LARGER = 0.55  # of the curve's time, for the larger share
@@ -14,12 +12,12 @@ _FEWEST_PICTURES = 40
 _FEWEST_STEPS, _STEPS_WANTED = 150, 300
 
 
-def lessons(trial: Trial, steps: int, seconds: float, pictures: int, *, allowed_s: float) -> tuple[tuple[float, int], ...]:
-    """Shares of the pictures, the smaller first, each with its steps; nothing where the trial's training takes too long for that.
+def lessons(steps: int, seconds: float, pictures: int, *, allowed_s: float) -> tuple[tuple[float, int], ...]:
+    """Shares of the pictures, the smaller first, each with its steps; nothing where the training takes too long for that.
 
     Args:
-        trial: whose recipe is trained on the shares, from scratch.
-        steps: behind its weights, those of trials that it went on from among them; 0 where its family is not trained in steps.
+        steps: behind the weights of the trial whose recipe is trained on the shares from scratch, those of trials that it went
+            on from among them; 0 where its family is not trained in steps.
         seconds: that they took.
         pictures: in its training set.
         allowed_s: for all shares together.

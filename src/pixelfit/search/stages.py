@@ -334,7 +334,7 @@ class Stages:
         pictures = len(self.splits.folds[0].train)
         for trial in rank([trial for trial in self.trials[1:] if trial.score is not None and trial.state == "complete"]):
             steps, seconds = self._chain(trial)
-            curve = sizes.lessons(trial, steps, seconds if steps else trial.seconds, pictures, allowed_s=allowed_s)
+            curve = sizes.lessons(steps, seconds if steps else trial.seconds, pictures, allowed_s=allowed_s)
             for share, taken in curve:
                 if not self._done():
                     plan = self._plan(_recipe(trial), SIZES, self.left(), 1.0)
