@@ -68,6 +68,17 @@ def test_a_search_trains_the_best_quick_recipe_on_shares(tmp_path: Path) -> None
         assert plan.pace.steps == max(200, round(400 * plan.share))
 
 
+def test_the_best_bet_is_made_up_for_where_it_seemed_too_slow(tmp_path: Path) -> None:
+    begun = _Begun(tmp_path)
+    recipe, _ = begun.state._known_good()[0]
+    begun.ended("portfolio", 1.0, 1.0)
+    plans = [plan for plan, _ in begun.state._best_bet(recipe)]
+    assert [(plan.recipe, plan.purpose) for plan in plans] == [(recipe, FULL_LENGTH)]
+    assert plans[0].pace.seconds == pytest.approx(begun.state.left(), rel=0.1)
+    begun.state.trials[-1] = replace(begun.state.trials[-1], recipe=recipe.to_json())
+    assert list(begun.state._best_bet(recipe)) == []
+
+
 def trials_of(scores: dict[float, float], *, seconds: float = 10.0) -> list[Json]:
     """A baseline and a recipe on shares of the pictures, the whole last, with intervals of a tenth around."""
     constant = {"number": 0, "family": "constant", "purpose": "baseline", "recipe": {"a": 0}, "state": "complete"}

@@ -122,6 +122,7 @@ class Stages:
             yield from self._sampled()
         self.futile = False  # the finals are known to be fast enough
         yield from self._finals(known)
+        yield from self._best_bet(known[0][0])
         yield from self._fewer_pictures()
         yield from self._worth_of_more_pictures()
         while not self._done():
@@ -263,6 +264,15 @@ class Stages:
         # What is left is too short for another model, but not for another look at this one.
         if leader.state == "complete" and self.left() > _LEAST_SNAPSHOT * leader.seconds and not self._done():
             yield self._snapshot(leader, self.left()), None
+
+    def _best_bet(self, recipe: Recipe) -> Iterator[tuple[Plan, None]]:
+        """The portfolio's first recipe at full length, if it was too slow for a short training and there is time for it now.
+
+        On a machine that was busy at the start, and so seemed slow, two minutes on 4,000 digits ended after one without it.
+        """
+        tried = any(trial.recipe == recipe.to_json() for trial in self.trials)
+        if not tried and not self._done() and self._affordable(recipe, self.left()):
+            yield self._plan(recipe, FULL_LENGTH, self.left(), _MOST_LENGTHS), None
 
     def _snapshots(self, leader: Trial, fresh: Trial) -> Iterator[tuple[Plan, None]]:
         """The leader's weights trained on, from the full learning rate down again, and so on as long as that pays.
