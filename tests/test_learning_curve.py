@@ -38,6 +38,7 @@ def test_shares_take_no_more_time_than_is_allowed() -> None:
     [
         (5000, 180.0, 500),  # a share of a share would be a handful of pictures
         (5000, 2500.0, 55_000),  # the shares' trainings would be a few steps
+        (100, 1.0, 55_000),  # so is the whole training
     ],
 )
 def test_there_is_no_curve_where_it_would_say_nothing(steps: int, seconds: float, pictures: int) -> None:

@@ -29,6 +29,6 @@ def lessons(steps: int, seconds: float, pictures: int, *, allowed_s: float) -> t
     if not steps:
         return tuple((share, 0) for share in shares)
     least = min(_STEPS_WANTED, steps, int((1 - _LARGER) * allowed_s / seconds * steps))
-    if least < min(_FEWEST_STEPS, steps):
+    if least < _FEWEST_STEPS:
         return ()
     return tuple((share, max(least, round(share * steps))) for share in shares)
