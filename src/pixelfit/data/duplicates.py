@@ -25,7 +25,8 @@ _BANDS = 16  # of 16 bits: two pictures of that correlation, taken off their mea
 _NEIGHBOURS = 12  # with how many of those that share a band a picture is compared
 _MOST_BITS_APART = 24  # of 256; at that correlation, taken off their mean, it is about 8 ± 3
 _FAINTEST = 2.0  # grey levels of deviation: below it a picture is empty, and its noise is nobody's likeness
-_CHUNK = 8_192
+_CHUNK = 8_192  # pairs compared at once
+_NUMBERS_AT_ONCE = 1 << 24  # pixels made smaller together: 64 MiB as floats
 
 
 def exact_groups(store: Array) -> Ints:
@@ -99,8 +100,9 @@ def _likenesses(store: Array, rows: Ints) -> tuple[Array, Array]:
         else 1.0
     )
     thumbnails = np.empty((len(rows), SIDE * SIDE), dtype=np.float32)
-    for start in range(0, len(rows), _CHUNK):
-        grey = torch.from_numpy(store[rows[start : start + _CHUNK]]).float().mean(dim=3)
+    at_once = max(1, _NUMBERS_AT_ONCE // store[0].size)
+    for start in range(0, len(rows), at_once):
+        grey = torch.from_numpy(store[rows[start : start + at_once]]).float().mean(dim=3)
         small = torch.nn.functional.adaptive_avg_pool2d(grey[:, None], SIDE)
         thumbnails[start : start + len(small)] = small.flatten(1).numpy()
     deviation = thumbnails.std(axis=1, keepdims=True)

@@ -27,7 +27,7 @@ _IMBALANCE = 20.0
 _NAME_TELLS = 0.5  # share of the file names that contain their label
 _NUMBER_TELLS = 0.9  # rank correlation of a number in the file names with the target
 _FORM_TELLS = 0.5  # share of the constant prediction's errors (or variance) that size and format take away
-_CHUNK = 4_096
+_NUMBERS_AT_ONCE = 1 << 23  # pixels looked at together: 64 MiB, since their deviation is taken in double precision
 _MOST_TARGETS = 20  # of several a picture, that are looked at one by one
 
 
@@ -145,12 +145,9 @@ def _label_contradictions(look: Look) -> Finding | None:
 
 def _empty(look: Look) -> Finding | None:
     store = look.pictures.store
-    deviations = np.concatenate(
-        [
-            store[start : start + _CHUNK].reshape(len(store[start : start + _CHUNK]), -1).std(axis=1)
-            for start in range(0, len(store), _CHUNK)
-        ]
-    )
+    at_once = max(1, _NUMBERS_AT_ONCE // store[0].size)
+    chunks = (store[start : start + at_once] for start in range(0, len(store), at_once))
+    deviations = np.concatenate([chunk.reshape(len(chunk), -1).std(axis=1) for chunk in chunks])
     faintest = _EMPTY if look.pictures.spec.scale in ("byte", "unit") else _EMPTY / 255 * float(np.percentile(deviations, 90))
     rows = np.flatnonzero(deviations < faintest)
     return (
