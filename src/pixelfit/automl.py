@@ -26,7 +26,7 @@ from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress
-from pixelfit.runs import RunFolder, free_folder, refuse_taken
+from pixelfit.runs import HeldOut, RunFolder, free_folder, refuse_taken
 from pixelfit.search import Limits, search
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
@@ -139,6 +139,7 @@ def _save_results(
     """The final model, what it predicts, and how the trials ranked."""
     predictor, answers = final.predictor, final.predictor.answers
     predictor.save(folder.model_folder)
+    folder.write_held_out(HeldOut.of(splits.validation))
     folder.write_leaderboard(trials, facts.metric, predictor.trial_weights())
     folder.write_importance(importance(trials, seed=seed))
     for name, examples, forecast in (

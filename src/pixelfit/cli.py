@@ -306,6 +306,27 @@ def report(run: RunArgument) -> None:
 
 
 @app.command()
+def export(
+    run: RunArgument,
+    form: Annotated[
+        Literal["onnx", "torch"], typer.Option("--format", help="An ONNX graph, or an exported program of torch.")
+    ] = "onnx",
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option(help="Smaller and faster numbers; what they cost is measured.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File to write. Default: in the run folder, in export/.")
+    ] = None,
+) -> None:
+    """Write a finished run's model for use without pixelfit, once it is seen to predict the same."""
+    from pixelfit.export import export as exported
+    from pixelfit.runs import RunFolder
+
+    for sentence in exported(RunFolder.existing(run), form, quantize=quantize, out=out):
+        typer.echo(sentence)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, two or more.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write a file: .html, .json or .csv.")] = None,

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, write_text, written_beside
-from pixelfit.types import Array, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
+from pixelfit.types import Array, Examples, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
 
 LEADERBOARD_COLUMNS = (
     "rank", "trial", "family", "head", "purpose", "state", "ranked_by", "score", "weight", "epochs", "steps", "seconds",
@@ -27,6 +30,23 @@ _LARGEST_PNG, _LARGEST_SHOWN = 64, 224  # pixels; a gallery shows them at 112, o
 _RAISED, _LOWERED = (213, 94, 0), (0, 114, 178)
 _OVERLAY = 0.8  # of the strongest part
 _THUMBNAIL_QUALITY = 70  # of WebP
+_HELD_OUT_FILE = "held-out.safetensors"
+_MOST_HELD_OUT, _MOST_HELD_OUT_BYTES = 1_000, 8 << 20
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Some validation pictures as they are stored, (N, height, width, channels), with their targets: to check a model with."""
+
+    pictures: Array
+    targets: Array
+
+    @staticmethod
+    def of(validation: Examples) -> HeldOut:
+        """As many as a small file holds, evenly from all over them."""
+        room = _MOST_HELD_OUT_BYTES // max(1, validation.store[0].nbytes)
+        chosen = validation.every(math.ceil(len(validation) / max(1, min(_MOST_HELD_OUT, room))))
+        return HeldOut(np.ascontiguousarray(chosen.store[chosen.rows]), chosen.targets)
 
 
 class Saveable(Protocol):
@@ -175,6 +195,21 @@ class RunFolder:
         with written_beside(self.thumbnails_file) as beside:
             image.save(beside, format="WEBP", quality=_THUMBNAIL_QUALITY)
 
+    def write_held_out(self, held_out: HeldOut) -> None:
+        """``held-out.safetensors``: pictures with which an exported model is checked against this one."""
+        with written_beside(self.path / _HELD_OUT_FILE) as beside:
+            save_file(vars(held_out), beside)
+
+    def read_held_out(self) -> HeldOut:
+        """The pictures that were set aside; raises RunError if there are none, or they are damaged."""
+        file = self.path / _HELD_OUT_FILE
+        if not file.is_file():
+            raise RunError(f"The run in {self.path} set no pictures aside to check an exported model with: fit it again.")
+        try:
+            return HeldOut(**load_file(file))
+        except (SafetensorError, TypeError) as error:
+            raise RunError(f"{file} is damaged: {error}.") from error
+
     def write_augmentation(self, decision: Json) -> None:
         """``augmentation.json``: which changes of pictures the recipes may make, and why."""
         write_json(self.path / "augmentation.json", decision)
@@ -230,6 +265,14 @@ class RunFolder:
             return read_json(file)
         except ValueError as error:
             raise RunError(f"{file} is damaged: {error}.") from error
+
+    def read_facts(self) -> Facts:
+        """What the data are; raises RunError if the run did not come so far, or the file is of another version."""
+        record = self.read("facts.json")
+        try:
+            return Facts.from_json(record)
+        except (TypeError, KeyError) as error:
+            raise RunError(f"{self.path / 'facts.json'} was written by another version of pixelfit: {error}.") from error
 
     def read_if_there(self, name: str) -> Json:
         """One of the folder's JSON files, or None where the run is older than that file; raises RunError if it is damaged."""

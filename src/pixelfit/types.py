@@ -195,6 +195,16 @@ class Facts:
         record = asdict(self)
         return record if self.target_names else {name: value for name, value in record.items() if name not in _OF_SEVERAL}
 
+    @staticmethod
+    def from_json(record: Mapping[str, Json]) -> Facts:
+        """The facts that ``to_json`` wrote."""
+        plain: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+        plain["spec"] = PictureSpec(**record["spec"])
+        plain["left_out"] = tuple(LeftOut(**each) for each in record["left_out"])
+        plain["findings"] = tuple(Finding(**{**each, "refs": tuple(each["refs"])}) for each in record["findings"])
+        plain["target_ranges"] = tuple(map(tuple, record.get("target_ranges", ())))
+        return Facts(**plain)
+
 
 _OF_SEVERAL = frozenset({"target_names", "target_ranges", "target_scales"})
 

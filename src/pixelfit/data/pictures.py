@@ -17,7 +17,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pixelfit.types import Array, Embedded, PictureFile, PictureSpec
+from pixelfit.types import Array, Embedded, Floats, PictureFile, PictureSpec
 
 # What tifffile finds odd in a file is told as the reason why the file is left out, and need not appear on the terminal too.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -30,6 +30,10 @@ _TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 0x0112
 _LYING = 5  # from this orientation on, rows and columns change places
+_NUMBERS_AT_ONCE = 1 << 23  # to resize: 64 MiB in double precision
+# Halves, which halving a picture's side makes many of, are rounded up, whatever the last bit of the sums that they come from. So
+# large a number above a half that optimisers of graphs, which take nearly equal constants for equal, leave it alone.
+UP_FROM_HALF = 0.5 + 2**-10
 _DRAFT = 2  # JPEG files are decoded to at least so many times the wanted size, and then resized with care
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError, Image.DecompressionBombError)
 _WIDE_STEP = 257  # 255 × 257 = 65535: white stays white between 8 and 16 bits
@@ -82,20 +86,33 @@ def read_picture(file: PictureFile, spec: PictureSpec) -> Array | str:
 
 def resize(arrays: Array, spec: PictureSpec) -> Array:
     """Resize (N, H, W, C) to the spec's size with antialiasing, in chunks so that memory stays small."""
-    if arrays.shape[1:3] == (spec.height, spec.width):
+    height, width = arrays.shape[1:3]
+    if (height, width) == (spec.height, spec.width):
         return arrays
-    import torch
-
+    down, across = resizing(spec.height, height), resizing(spec.width, width)
     out = np.empty((len(arrays), spec.height, spec.width, arrays.shape[3]), dtype=arrays.dtype)
-    for start in range(0, len(arrays), 256):
-        chunk = torch.from_numpy(np.array(arrays[start : start + 256])).permute(0, 3, 1, 2).float()
-        resized = torch.nn.functional.interpolate(
-            chunk, size=(spec.height, spec.width), mode="bilinear", antialias=True, align_corners=False
-        )
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, arrays[0].size))
+    for start in range(0, len(arrays), at_once):
+        chunk = arrays[start : start + at_once].astype(np.float64)
+        rows = down @ chunk.reshape(len(chunk), height, -1)
+        resized = across @ rows.reshape(len(chunk), spec.height, width, -1)
         if arrays.dtype == np.uint8:
-            resized = resized.round().clamp(0, 255)
-        out[start : start + 256] = resized.permute(0, 2, 3, 1).numpy().astype(arrays.dtype)
+            resized = np.clip(np.floor(resized + UP_FROM_HALF), 0, 255)
+        out[start : start + at_once] = resized
     return out
+
+
+def resizing(wanted: int, given: int) -> Floats:
+    """The weights (wanted, given) with which pixels along a side of ``given`` pixels make one of ``wanted``.
+
+    A triangle around each new pixel's middle, at least two old pixels wide and two new ones (bilinear with antialiasing, as in
+    Pillow and torch). In double precision, so that an exported graph, which computes the same, rounds to the same pixels.
+    """
+    scale = given / wanted
+    middles = (np.arange(wanted) + 0.5) * scale
+    away = np.abs(np.arange(given) + 0.5 - middles[:, np.newaxis])
+    weights = np.maximum(1 - away / max(scale, 1.0), 0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def _opened(file: PictureFile) -> AbstractContextManager[IO[bytes]]:

@@ -23,7 +23,7 @@ class Constant(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, outputs)."""
-        return self.answer.expand(len(pictures), -1)
+        return self.answer.expand(pictures.shape[0], -1)  # not len: an exported graph would keep the number
 
 
 def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:

@@ -62,7 +62,7 @@ class SquaredHead:
 
     def spread(self, outputs: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the predicted distribution, shape (N,): 0, since there is none."""
-        return outputs.new_zeros(len(outputs), dtype=torch.float64)
+        return outputs.new_zeros(outputs.shape[0], dtype=torch.float64)
 
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,)."""
@@ -101,7 +101,7 @@ class HuberHead:
 
     def spread(self, outputs: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the predicted distribution, shape (N,): 0, since there is none."""
-        return outputs.new_zeros(len(outputs), dtype=torch.float64)
+        return outputs.new_zeros(outputs.shape[0], dtype=torch.float64)
 
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,): the median target."""
@@ -269,7 +269,7 @@ class ClassHead:
 
     def spread(self, outputs: torch.Tensor) -> torch.Tensor:
         """Zeros, shape (N,): classes have no unit in which they could spread."""
-        return outputs.new_zeros(len(outputs), dtype=torch.float64)
+        return outputs.new_zeros(outputs.shape[0], dtype=torch.float64)
 
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,)."""

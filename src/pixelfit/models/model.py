@@ -22,6 +22,7 @@ from pixelfit.types import Array, Examples, Forecast, Json, PictureSpec
 
 FORMAT = 1
 _BATCH = 512
+_NUMBERS_AT_ONCE = 1 << 22  # measured together: 32 MiB in double precision
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,7 @@ class Preparation:
         seen = spec.within(side)
         size = None if seen == spec else (seen.height, seen.width)
         # Ten thousand pictures fix a mean to far more digits than matter.
-        sample = train_set.store[train_set.rows[:: max(1, len(train_set) // 10_000)]]
-        sample = sample.reshape(-1, sample.shape[3])
-        mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
+        mean, std = _channel_statistics(train_set.store, train_set.rows[:: max(1, len(train_set) // 10_000)])
         return Preparation(tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std), size)
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -166,6 +165,18 @@ class Model:
             raise RunError(f"The model in {folder} cannot be loaded: {error}.") from error
         _channels_last(model.module).eval()
         return model
+
+
+def _channel_statistics(store: Array, rows: Array) -> tuple[Array, Array]:
+    """Mean and deviation of each channel, (C,); some pictures at a time, since in doubles they take much memory."""
+    at_once = max(1, _NUMBERS_AT_ONCE // store[0].size)
+    origin = store[rows[0]].mean(axis=(0, 1), dtype=np.float64)  # numbers far from 0 would lose their digits when squared
+    sums, squares, count = np.zeros(len(origin)), np.zeros(len(origin)), 0
+    for start in range(0, len(rows), at_once):
+        away = store[rows[start : start + at_once]].reshape(-1, len(origin)) - origin
+        sums, squares, count = sums + away.sum(axis=0), squares + (away**2).sum(axis=0), count + len(away)
+    mean = sums / count
+    return origin + mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
 
 def _channels_last(module: nn.Module) -> nn.Module:

@@ -51,8 +51,8 @@ class Backbone(nn.Module):
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, features)."""
-        if self.training:
-            return self._some(pictures)  # batch normalisation wants the batch whole
+        if self.training or torch.compiler.is_exporting():
+            return self._some(pictures)  # batch normalisation wants the batch whole, and a graph has no loops
         return torch.cat([self._some(part) for part in torch.split(pictures, _AT_ONCE)])
 
     def _some(self, pictures: torch.Tensor) -> torch.Tensor:

@@ -164,7 +164,7 @@ class LabelsHead:
 
     def spread(self, outputs: torch.Tensor) -> torch.Tensor:
         """Zeros, shape (N,): labels have no unit in which they could spread."""
-        return outputs.new_zeros(len(outputs), dtype=torch.float64)
+        return outputs.new_zeros(outputs.shape[0], dtype=torch.float64)
 
     def prior(self, encoded: torch.Tensor) -> torch.Tensor:
         """The raw outputs of a model that never looks at the picture, shape (outputs,)."""

@@ -60,7 +60,7 @@ class Trees(nn.Module):
     def answers(self, features: torch.Tensor) -> torch.Tensor:
         """(N, features) to (N, outputs): the mean over trees, or the logarithms of such probabilities or of their odds."""
         features = features.double()
-        node = self.roots.expand(len(features), -1)
+        node = self.roots.expand(features.shape[0], -1)  # not len: an exported graph would keep the number
         for _ in range(int(self.depth)):
             goes_left = features.gather(1, self.feature[node]) <= self.threshold[node]
             node = torch.where(goes_left, self.left[node], self.right[node])

@@ -1,0 +1,230 @@
+"""Exported models predict what the original does: every family, kind of target and number of channels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import bars
+from test_models import FRESH, prepared, trained
+from test_pretrained import photographs
+from typer.testing import CliRunner
+
+import pixelfit
+from pixelfit.automl import Run, fit
+from pixelfit.cli import app
+from pixelfit.data.pictures import resize, resizing
+from pixelfit.errors import OptionError, RunError
+from pixelfit.export import export, onnx
+from pixelfit.export.check import MOST_DIFFERENCE
+from pixelfit.export.onnx import INPUT, description_of, session_of, write_int8, write_onnx
+from pixelfit.export.program import DESCRIPTION_FILE, write_program
+from pixelfit.models import FAMILIES
+from pixelfit.models.model import Model
+from pixelfit.options import checked_options
+from pixelfit.predictor import Member, Predictor
+from pixelfit.progress import Silent
+from pixelfit.runs import HeldOut, RunFolder
+from pixelfit.training.pace import Pace
+from pixelfit.training.recipe import Recipe
+from pixelfit.types import Facts, PictureSpec, Splits
+
+_HEADS = {"regression": "squared", "classification": "classes"}
+
+
+def saved(folder: Path, models: list[tuple[Model, float]], facts: Facts, held_out: HeldOut, **more: object) -> RunFolder:
+    """A run folder with what exporting reads."""
+    members = tuple(Member(model, place, weight) for place, (model, weight) in enumerate(models))
+    predictor = Predictor(facts.task, facts.classes, facts.target_name, members, **more)  # type: ignore[arg-type]
+    run = RunFolder.create(folder)
+    run.write_run({})
+    run.write_data(facts, {})
+    predictor.save(run.model_folder)
+    run.write_held_out(held_out)
+    return run
+
+
+def learned(family: str, head: str, facts: Facts, splits: Splits, **more: object) -> Model:
+    architecture = {**FAMILIES[family].starting_architecture(), **more}
+    return trained(Recipe(family, head, architecture, batch_size=32), facts, splits, pace=Pace(steps=8)).model
+
+
+def thousand(channels: int, task: str) -> HeldOut:
+    pictures, columns = bars(1_000, channels=channels, seed=7)
+    return HeldOut(pictures, columns.astype(np.float64) if task == "regression" else columns)
+
+
+def outputs(file: Path, pictures: np.ndarray) -> list[np.ndarray]:
+    return session_of(file).run(None, {INPUT: pictures})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("family", FRESH, ids=lambda family: family.name)
+def test_every_family_is_the_same_in_onnx_on_a_thousand_pictures(family, task: str, channels: int, tmp_path: Path) -> None:
+    facts, splits = prepared(task, channels=channels)
+    model = learned(family.name, _HEADS[task], facts, splits)
+    run = saved(tmp_path / "run", [(model, 1.0)], facts, thousand(channels, task))
+    parity = write_onnx(run, tmp_path / "model.onnx")
+    assert parity.pictures == 1_000
+    assert parity.largest <= MOST_DIFFERENCE
+    pictures = run.read_held_out().pictures
+    assert outputs(tmp_path / "model.onnx", pictures)[0] == pytest.approx(model.predict(pictures), abs=1e-3)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("family", ["frozen", "frozen_trees", "tuned"])
+def test_pretrained_families_are_the_same_in_onnx(family: str, task: str, lite0: Path, tmp_path: Path) -> None:
+    facts, splits = photographs(task)
+    backbone = {"side": 128, "backbone": "efficientnet_lite0", "weights": str(lite0)}
+    model = learned(family, _HEADS[task], facts, splits, **backbone)
+    run = saved(tmp_path / "run", [(model, 1.0)], facts, HeldOut.of(splits.validation))
+    assert write_onnx(run, tmp_path / "model.onnx").largest <= MOST_DIFFERENCE
+    assert write_program(run, tmp_path / "model.pt2").largest <= MOST_DIFFERENCE
+
+
+@pytest.mark.parametrize("head", ["huber", "discrete", "histogram", "log_histogram"])
+@pytest.mark.parametrize("views", ["single", "shifted"])
+def test_heads_views_and_mixtures_are_the_same_in_onnx(head: str, views: str, tmp_path: Path) -> None:
+    facts, splits = prepared("regression", noise=0.0)
+    splits = replace(
+        splits, folds=tuple(replace(fold, train=replace(fold.train, targets=fold.train.targets + 1)) for fold in splits.folds)
+    )
+    first = replace(learned("convnet", head, facts, splits), views=views, temperature=1.7)
+    second = learned("linear", "squared", facts, splits)
+    run = saved(tmp_path / "run", [(first, 0.7), (second, 0.3)], facts, thousand(1, "regression"))
+    assert write_onnx(run, tmp_path / "model.onnx").largest <= MOST_DIFFERENCE
+
+
+@pytest.mark.parametrize("fixture", ["regression_run", "classification_run", "numbers_run", "labels_run"])
+def test_a_run_of_every_kind_of_target_is_exported_whole(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    run: Run = request.getfixturevalue(fixture)
+    predictor = run.predictor
+    pictures = resize(run.folder.read_held_out().pictures[:20], replace(run.facts.spec, height=31, width=9))
+    graph, program = tmp_path / "model.onnx", tmp_path / "model.pt2"
+    for file, form in ((graph, "onnx"), (program, "torch")):
+        result = CliRunner().invoke(app, ["export", str(run.folder.path), "--format", form, "-o", str(file)])
+        assert result.exit_code == 0, result.output
+        assert "held-out pictures it differs from the original by at most" in result.output
+    # With nothing of pixelfit's: as somebody else would use the files.
+    np.save(tmp_path / "pictures.npy", pictures)
+    code = (
+        "import sys, numpy as np, onnxruntime, torch; sys.modules['pixelfit'] = None; folder = sys.argv[1]\n"
+        "pictures = np.load(folder + '/pictures.npy')\n"
+        "session = onnxruntime.InferenceSession(folder + '/model.onnx')\n"
+        "a = session.run(None, {'pictures': pictures})\n"
+        "b = torch.export.load(folder + '/model.pt2').module()(torch.tensor(pictures))\n"
+        "names = [output.name for output in session.get_outputs()]\n"
+        "np.savez(folder + '/said.npz', **dict(zip(names, a)), **{'torch_' + n: x.detach().numpy() for n, x in zip(names, b)})\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=tmp_path, capture_output=True)
+    said = np.load(tmp_path / "said.npz")
+    raw = predictor.predict_raw(pictures)
+    main = "prediction" if run.facts.task == "regression" else "probabilities"
+    for prefix in ("", "torch_"):
+        np.testing.assert_allclose(said[prefix + main], raw, atol=1e-4 * max(1.0, float(raw.std())))
+        if run.facts.task == "regression":
+            ends = predictor.predict_interval(pictures, 0.9)
+            got = np.stack([said[prefix + "low"], said[prefix + "high"]], axis=-1)
+            np.testing.assert_allclose(got, ends, atol=1e-3 * float(raw.std()))
+    described = description_of(session_of(graph), graph)
+    assert described["kind"] == run.facts.kind
+    assert described["classes"] == (None if run.facts.classes is None else list(run.facts.classes))
+    extra = {DESCRIPTION_FILE: ""}
+    torch.export.load(program, extra_files=extra)
+    assert '"kind"' in extra[DESCRIPTION_FILE]
+
+
+def test_pictures_of_other_numbers_than_bytes_go_in_as_floats(tmp_path: Path) -> None:
+    pictures, columns = bars(120)
+    run = fit((pictures * 31.5 - 400, columns), checked_options(trials=2, steps=20, out=tmp_path / "run"), progress=Silent())
+    assert run.facts.spec.scale == "raw"
+    export(run.folder, "onnx")
+    session = session_of(run.folder.path / "export" / "model.onnx")
+    assert session.get_inputs()[0].type == "tensor(float)"
+
+
+def test_the_graph_resizes_to_the_same_pixels_as_the_library() -> None:
+    rng = np.random.default_rng(0)
+    for size in ((40, 31), (14, 90), (7, 5)):
+        pictures = rng.integers(0, 256, (4, *size, 3), dtype=np.uint8)
+        own = resize(pictures, PictureSpec(20, 22, 3))
+        theirs = torch.nn.functional.interpolate(
+            torch.from_numpy(pictures).permute(0, 3, 1, 2).double(), size=(20, 22), mode="bilinear", antialias=True
+        )
+        assert np.abs(own - theirs.permute(0, 2, 3, 1).numpy()).max() <= 0.51
+    assert resizing(3, 3) == pytest.approx(np.eye(3))
+    assert resizing(2, 10).sum(axis=1) == pytest.approx([1, 1])
+
+
+def test_a_graph_that_differs_is_refused_and_nothing_is_left(
+    regression_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = onnx._write_graph
+
+    def other(predictor: Predictor, run: str, file: Path) -> None:
+        first = predictor.members[0]
+        moved = replace(first.model, preparation=replace(first.model.preparation, mean=(first.model.preparation.mean[0] + 9,)))
+        write(replace(predictor, members=(replace(first, model=moved), *predictor.members[1:])), run, file)
+
+    monkeypatch.setattr(onnx, "_write_graph", other)
+    with pytest.raises(RunError, match=r"differs from the original by up to .* nothing was written"):
+        write_onnx(regression_run.folder, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bit_integers_make_a_smaller_file_and_their_cost_is_measured(regression_run: Run, tmp_path: Path) -> None:
+    write_onnx(regression_run.folder, tmp_path / "model.onnx")
+    cost = write_int8(regression_run.folder, tmp_path / "model-int8.onnx")
+    assert (tmp_path / "model-int8.onnx").stat().st_size < 0.7 * (tmp_path / "model.onnx").stat().st_size
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model-int8.onnx", "model.onnx"]
+    held_out = regression_run.folder.read_held_out()
+    assert (cost.metric, cost.pictures) == ("rmse", len(held_out.pictures) // 2)
+    for cost_of, file in ((cost.before, "model.onnx"), (cost.after, "model-int8.onnx")):
+        said = outputs(tmp_path / file, held_out.pictures[1::2])[0]
+        assert cost_of.value == pytest.approx(np.sqrt(np.mean((said - held_out.targets[1::2]) ** 2)), rel=1e-4)
+    assert cost.before.value != cost.after.value
+
+
+def test_what_cannot_be_exported_is_one_sentence(regression_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="--quantize int8 is for --format onnx"):
+        export(regression_run.folder, "torch", quantize="int8")
+    with pytest.raises(OptionError, match=r"must end in \.onnx"):
+        export(regression_run.folder, "onnx", out=tmp_path / "model.bin")
+    unfinished = RunFolder.create(tmp_path / "run")
+    unfinished.write_run({})
+    with pytest.raises(RunError, match="holds no finished model"):
+        export(unfinished, "onnx")
+    regression_run.predictor.save(unfinished.model_folder)
+    with pytest.raises(RunError, match="set no pictures aside"):
+        export(unfinished, "onnx")
+    (unfinished.path / "held-out.safetensors").write_bytes(b"not these")
+    with pytest.raises(RunError, match="is damaged"):
+        export(unfinished, "onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(OptionError, match=r"needs the package onnxruntime: pip install 'pixelfit\[export\]'"):
+        export(regression_run.folder, "onnx", out=tmp_path / "model.onnx")
+
+
+def test_a_file_that_somebody_else_made_is_no_model_of_ours(regression_run: Run, tmp_path: Path) -> None:
+    import onnx as library
+
+    write_onnx(regression_run.folder, tmp_path / "model.onnx")
+    graph = library.load(str(tmp_path / "model.onnx"))
+    del graph.metadata_props[:]
+    library.save(graph, str(tmp_path / "other.onnx"))
+    with pytest.raises(RunError, match="was not exported by pixelfit"):
+        description_of(onnxruntime.InferenceSession(str(tmp_path / "other.onnx")), tmp_path / "other.onnx")
+
+
+def test_held_out_pictures_fit_a_small_file(regression_run: Run) -> None:
+    held_out = regression_run.folder.read_held_out()
+    assert 0 < len(held_out.pictures) == len(held_out.targets) <= 1_000
+    assert held_out.pictures.nbytes <= 8 << 20
+    assert pixelfit.load(regression_run.folder.path).spec.height == held_out.pictures.shape[1]
