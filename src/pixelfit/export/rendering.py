@@ -50,7 +50,10 @@ def rendered(name: str, story: Story, model: Model, facts: Facts) -> str:
     rounds = [(each["steps"], each["seed"]) for each in story.trials]
     parts = head.get("parts") or [head]
     smooths = head["name"] in SMOOTHED and recipe.label_smoothing > 0
-    about = f"Train a {FAMILIES[recipe.family].what} on {_plain(facts.data)}, as trial {trial['number']} of the pixelfit run "
+    about = (
+        f"Train trial {trial['number']} of the pixelfit run {_plain(story.run)} again "
+        f"({FAMILIES[recipe.family].what}; data: {_plain(facts.data)})."
+    )
     engine = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -59,7 +62,7 @@ def rendered(name: str, story: Story, model: Model, facts: Facts) -> str:
         keep_trailing_newline=True,
     )
     return engine.get_template("train.py.j2").render(
-        about=textwrap.fill(f"{about}{_plain(story.run)}.", _WIDTH),
+        about=textwrap.fill(about, _WIDTH),
         name=_plain(name),
         story=textwrap.fill(" ".join(_sentences(name, story, facts)), _WIDTH),
         recipe=recipe,
