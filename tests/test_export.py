@@ -145,7 +145,7 @@ def test_pictures_of_other_numbers_than_bytes_go_in_as_floats(tmp_path: Path) ->
     pictures, columns = bars(120)
     run = fit((pictures * 31.5 - 400, columns), checked_options(trials=2, steps=20, out=tmp_path / "run"), progress=Silent())
     assert run.facts.spec.scale == "raw"
-    export(run.folder, "onnx")
+    export(run.folder, "onnx", progress=Silent())
     session = session_of(run.folder.path / "export" / "model.onnx")
     assert session.get_inputs()[0].type == "tensor(float)"
 
@@ -194,22 +194,22 @@ def test_eight_bit_integers_make_a_smaller_file_and_their_cost_is_measured(regre
 
 def test_what_cannot_be_exported_is_one_sentence(regression_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="--quantize int8 is for --format onnx"):
-        export(regression_run.folder, "torch", quantize="int8")
+        export(regression_run.folder, "torch", quantize="int8", progress=Silent())
     with pytest.raises(OptionError, match=r"must end in \.onnx"):
-        export(regression_run.folder, "onnx", out=tmp_path / "model.bin")
+        export(regression_run.folder, "onnx", out=tmp_path / "model.bin", progress=Silent())
     unfinished = RunFolder.create(tmp_path / "run")
     unfinished.write_run({})
     with pytest.raises(RunError, match="holds no finished model"):
-        export(unfinished, "onnx")
+        export(unfinished, "onnx", progress=Silent())
     regression_run.predictor.save(unfinished.model_folder)
     with pytest.raises(RunError, match="set no pictures aside"):
-        export(unfinished, "onnx")
+        export(unfinished, "onnx", progress=Silent())
     (unfinished.path / "held-out.safetensors").write_bytes(b"not these")
     with pytest.raises(RunError, match="is damaged"):
-        export(unfinished, "onnx")
+        export(unfinished, "onnx", progress=Silent())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(OptionError, match=r"needs the package onnxruntime: pip install 'pixelfit\[export\]'"):
-        export(regression_run.folder, "onnx", out=tmp_path / "model.onnx")
+        export(regression_run.folder, "onnx", out=tmp_path / "model.onnx", progress=Silent())
 
 
 def test_a_file_that_somebody_else_made_is_no_model_of_ours(regression_run: Run, tmp_path: Path) -> None:

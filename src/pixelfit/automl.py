@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pixelfit import report
 from pixelfit.calibration import Calibrated, calibrated_predictor
 from pixelfit.data.describe import describe, found, samples, tell
-from pixelfit.data.inspect import inspect
 from pixelfit.data.named import references_for
-from pixelfit.data.sources import Source, load_table
-from pixelfit.data.split import split
-from pixelfit.data.store import decode
-from pixelfit.data.targets import development_scales
+from pixelfit.data.reading import read
+from pixelfit.data.sources import Source
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import combine, together
 from pixelfit.environment import environment
@@ -33,6 +30,8 @@ from pixelfit.search.importance import importance
 from pixelfit.search.space import build_space
 from pixelfit.training.machine import machine
 from pixelfit.types import Facts, Scores, Splits, Trial
+
+__all__ = ["Run", "fit", "read"]
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,6 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
-
-
-def read(source: Source, options: FitOptions, progress: Progress) -> tuple[Facts, Splits]:
-    """What every run begins with, and all that ``pixelfit inspect`` does: load, decode, inspect, split.
-
-    Raises:
-        PixelfitError: the data or options cannot be used; the message names the file, row or option.
-    """
-    table = load_table(source, options.columns, data_dir=options.data_dir, progress=progress, test=options.test)
-    pictures = decode(table, progress, most_left_out=options.most_left_out)
-    inspected = inspect(table, pictures, options.task, options.metric)
-    splits = split(table, pictures, inspected, seed=options.seed, folds=options.folds_wanted)
-    scales = development_scales(inspected.facts, [part.targets for part in splits.development.values()])
-    return replace(inspected.facts, target_scales=scales), splits
 
 
 def _limits(options: FitOptions) -> Limits:

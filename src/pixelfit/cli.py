@@ -309,7 +309,8 @@ def report(run: RunArgument) -> None:
 def export(
     run: RunArgument,
     form: Annotated[
-        Literal["onnx", "torch"], typer.Option("--format", help="An ONNX graph, or an exported program of torch.")
+        Literal["onnx", "torch", "script"],
+        typer.Option("--format", help="An ONNX graph, a program of torch, or a script that trains the winner again."),
     ] = "onnx",
     quantize: Annotated[
         Literal["int8"] | None, typer.Option(help="Smaller and faster numbers; what they cost is measured.")
@@ -319,10 +320,14 @@ def export(
     ] = None,
 ) -> None:
     """Write a finished run's model for use without pixelfit, once it is seen to predict the same."""
+    from pixelfit.display import Display
     from pixelfit.export import export as exported
     from pixelfit.runs import RunFolder
 
-    for sentence in exported(RunFolder.existing(run), form, quantize=quantize, out=out):
+    folder = RunFolder.existing(run)
+    with Display(_console(), budget_s=None, started=STARTED) as display:
+        sentences = exported(folder, form, progress=display, quantize=quantize, out=out)
+    for sentence in sentences:
         typer.echo(sentence)
 
 

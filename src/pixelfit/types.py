@@ -34,6 +34,7 @@ TASK_WORDS: Mapping[str, str] = {"multilabel": "multi-label classification"}  # 
 METRICS_OF_SEVERAL: Mapping[Metric, Metric] = {"rmse": "nrmse", "mae": "nmae"}
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
+DISTILLED = "distilled"  # the purpose of a trial that learns what the ensemble predicts
 SIZES = "learning curve"  # the purpose of trials on a share of the pictures, which show what more of them are worth
 Json: TypeAlias = Any
 Label: TypeAlias = str | int | float | bool

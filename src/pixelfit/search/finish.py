@@ -18,9 +18,7 @@ from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
-from pixelfit.types import Facts, Splits, Trial
-
-DISTILLED = "distilled"
+from pixelfit.types import DISTILLED, Facts, Splits, Trial
 
 
 @dataclass(frozen=True)
