@@ -165,7 +165,8 @@ def _limited(count: int) -> shared.Json:
     with log.open("wb") as written:
         process = subprocess.Popen(
             [*command, "--out", str(out)],
-            env={**shared.child_environment(), "XDG_CACHE_HOME": str(cache)},
+            # The limit counts what is reserved too, and each thread's arena reserves 64 MiB that nobody uses.
+            env={**shared.child_environment(), "XDG_CACHE_HOME": str(cache), "MALLOC_ARENA_MAX": "1"},
             stdout=written,
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT_GIB << 30, _LIMIT_GIB << 30)),  # noqa: PLW1509

@@ -138,7 +138,7 @@ def _plain(text: str) -> str:
 
 
 def _tuple(values: Sequence[float]) -> str:
-    return f"({', '.join(map(repr, values))},)" if len(values) <= 3 else f"(\n{_rows(values)},\n)"
+    return repr(tuple(values)) if len(values) <= 3 else f"(\n{_rows(values)},\n)"
 
 
 def _listed(values: Sequence[object]) -> str:

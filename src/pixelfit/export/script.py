@@ -79,7 +79,7 @@ def write_script(folder: RunFolder, out: Path, *, progress: Progress) -> Written
     )
     script = rendered(out.name, story, model, facts)
     with written_beside(data) as beside, beside.open("wb") as opened:
-        np.savez(opened, allow_pickle=False, **_arrays(splits.folds[0], facts))
+        np.savez(opened, **_arrays(splits.folds[0], facts))
     write_text(out, script)
     return Written(out, data, winner.trial["number"])
 
@@ -167,9 +167,9 @@ def _recorded(folder: RunFolder, trial: Json, facts: Facts, splits: Splits) -> d
     return metrics.measure(facts, first.targets, raw[: len(first)])
 
 
-def _arrays(fold: Fold, facts: Facts) -> dict[str, Array]:
+def _arrays(fold: Fold, facts: Facts) -> Json:
     parts = {"train": fold.train, "validation": fold.validation}
-    arrays = {f"{name}_pictures": part.store[part.rows] for name, part in parts.items()}
+    arrays: dict[str, Array] = {f"{name}_pictures": part.store[part.rows] for name, part in parts.items()}
     arrays |= {f"{name}_targets": part.targets for name, part in parts.items()}
     names = facts.classes or facts.target_names or (facts.target_name,)
     return {**arrays, "names": np.array([str(name) for name in names])}  # of the classes, or of the targets
