@@ -56,23 +56,30 @@ class Trees(nn.Module):
         self.register_buffer("roots", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("depth", torch.zeros((), dtype=torch.int64))
         self.register_buffer("link", None)  # a place in _LINKS; None where one value or the shares of classes are predicted
+        self._take_note()
 
     def answers(self, features: torch.Tensor) -> torch.Tensor:
         """(N, features) to (N, outputs): the mean over trees, or the logarithms of such probabilities or of their odds."""
         features = features.double()
         node = self.roots.expand(features.shape[0], -1)  # not len: an exported graph would keep the number
-        for _ in range(int(self.depth)):
+        for _ in range(self._rounds):
             goes_left = features.gather(1, self.feature[node]) <= self.threshold[node]
             node = torch.where(goes_left, self.left[node], self.right[node])
         mean = self.value[node].mean(dim=1)
-        if self.link is not None:
-            return _LINKS[int(self.link)](mean)
+        if self._linked is not None:
+            return _LINKS[self._linked](mean)
         return mean.clamp_min(_LEAST_PROBABILITY).log() if self.outputs > 1 else mean
 
     def set_nodes(self, arrays: dict[str, torch.Tensor]) -> None:
         """Take over arrays of any length; the buffers' shapes follow."""
         for name, array in arrays.items():
             setattr(self, name, array)
+        self._take_note()
+
+    def _take_note(self) -> None:
+        """Keep as plain numbers what decides which operations there are: a graph is traced without looking into arrays."""
+        self._rounds = int(self.depth)
+        self._linked = None if self.link is None else int(self.link)
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *rest: object) -> None:
         # The number of nodes is known only from the file, so the buffers take its shapes before torch compares them.
@@ -80,6 +87,7 @@ class Trees(nn.Module):
             {name: torch.empty_like(state_dict[prefix + name]) for name in self._buffers if prefix + name in state_dict}
         )
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._take_note()
 
 
 class Forest(Trees):
