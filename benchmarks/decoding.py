@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def main() -> None:
             "decoding, writing the store, looking for exact duplicates; JPEG files are decoded at the smallest scale that is at "
             "least twice the wanted size, which the loop does not do",
             f"all in processes of their own, the files in the page cache, in turns, {_PAIRS} times each",
-            f"memory: the whole command `pixelfit fit` under a limit of {_LIMIT_GIB} GiB of data (RLIMIT_DATA), so that the "
-            "pictures are mapped from disk; its own memory is what it cannot give back, resident counts the mapped pictures too",
+            f"memory: the whole command `pixelfit fit` in a control group that may hold {_LIMIT_GIB} GiB, pages of files included; "
+            "the pictures are mapped from disk; its own memory is what it cannot give back, resident counts the mapped pictures too",
         ],
         figures={"runs": records},
         commits=[record["commit"] for record in records],
@@ -162,14 +163,13 @@ def _limited(count: int) -> shared.Json:
     log = out.with_name(f"{out.name}.log")
     began = time.perf_counter()
     peaks = {"own": 0.0, "resident": 0.0}
-    with log.open("wb") as written:
+    with log.open("wb") as written, _control_group(_LIMIT_GIB << 30) as members:
         process = subprocess.Popen(
             [*command, "--out", str(out)],
-            # The limit counts what is reserved too, and each thread's arena reserves 64 MiB that nobody uses.
-            env={**shared.child_environment(), "XDG_CACHE_HOME": str(cache), "MALLOC_ARENA_MAX": "1"},
+            env={**shared.child_environment(), "XDG_CACHE_HOME": str(cache)},
             stdout=written,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT_GIB << 30, _LIMIT_GIB << 30)),  # noqa: PLW1509
+            preexec_fn=lambda: members.write_text(str(os.getpid()), encoding="ascii"),  # noqa: PLW1509
         )
         while process.poll() is None:
             for what, line in (("own", "RssAnon"), ("resident", "VmRSS")):
@@ -185,6 +185,23 @@ def _limited(count: int) -> shared.Json:
         "store_mb": store_mb,
         **{f"{k}_mb": v for k, v in peaks.items()},
     }
+
+
+@contextmanager
+def _control_group(limit: int) -> Iterator[Path]:
+    """A control group that may hold so many bytes; whoever writes a process's number into the file puts it there."""
+    version_1 = Path("/sys/fs/cgroup/memory")
+    root, name = (version_1, "memory.limit_in_bytes") if version_1.is_dir() else (Path("/sys/fs/cgroup"), "memory.max")
+    group = root / f"pixelfit-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / name).write_text(str(limit), encoding="ascii")
+    except OSError as error:
+        raise shared.BenchmarkError(f"No control group can be made ({error}); this row needs root on Linux.") from error
+    try:
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()
 
 
 def _status_mb(pid: int, name: str) -> float:

@@ -143,10 +143,23 @@ def test_the_cache_can_be_shown_and_cleared(paths: list[Path]) -> None:
     assert cache_contents() == {}
 
 
-def test_the_limit_is_the_smallest_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_MEMORY_LIMITS", ())
-    whole = environment.memory_limit()
-    (tmp_path / "max").write_text("1073741824\n")
-    (tmp_path / "none").write_text("max\n")
-    monkeypatch.setattr(environment, "_MEMORY_LIMITS", (tmp_path / "max", tmp_path / "none", tmp_path / "absent"))
+def test_the_limit_is_the_smallest_of_all_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    monkeypatch.setattr(environment, "_OWN_GROUPS", own)
+    monkeypatch.setattr(environment, "_GROUPS", groups)
+    whole, cores = environment.memory_limit(), environment.usable_cores()
+    (groups / "queue" / "job").mkdir(parents=True)
+    (groups / "queue" / "memory.max").write_text("1073741824\n")
+    (groups / "queue" / "job" / "memory.max").write_text("max\n")
+    (groups / "queue" / "job" / "cpu.max").write_text("100000 100000\n")
+    own.write_text("0::/queue/job\n")
     assert environment.memory_limit() == min(whole, 1 << 30)
+    assert environment.usable_cores() == min(cores, 1)
+    (groups / "memory" / "job").mkdir(parents=True)
+    (groups / "memory" / "job" / "memory.limit_in_bytes").write_text("536870912\n")
+    (groups / "cpu").mkdir()
+    (groups / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    (groups / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    own.write_text("5:memory:/job\n3:cpu,cpuacct:/elsewhere\n0::/\n")
+    assert environment.memory_limit() == min(whole, 1 << 29)
+    assert environment.usable_cores() == cores

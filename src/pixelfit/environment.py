@@ -6,15 +6,15 @@ import os
 import platform
 import sys
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 import torch
 
 from pixelfit.types import Json
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Linux, control groups of version 2
-_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # version 2, 1
+_GROUPS = Path("/sys/fs/cgroup")  # Linux: the control groups, which containers and clusters' queues limit
+_OWN_GROUPS = Path("/proc/self/cgroup")  # this process's groups, a line for each kind: number:kinds:path
 _VERSIONS_OF = ("pixelfit", "torch", "numpy", "scikit-learn", "optuna", "pillow", "pandas")
 
 
@@ -34,11 +34,12 @@ def environment() -> Json:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: of its affinity mask, and of its control group's quota where there is one."""
+    """Cores that this process may use: of its affinity mask, and of its control groups' quotas where there are any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if _QUOTA.is_file():
-        allowed, period = _QUOTA.read_text(encoding="ascii").split()
-        if allowed != "max":
+    quotas = [text.split() for text in _group_settings("", "cpu.max")]
+    quotas += zip(_group_settings("cpu", "cpu.cfs_quota_us"), _group_settings("cpu", "cpu.cfs_period_us"), strict=True)
+    for allowed, period in quotas:
+        if allowed.isdigit():  # else "max", or -1 in version 1
             cores = min(cores, max(1, int(allowed) // int(period)))
     return cores
 
@@ -46,9 +47,11 @@ def usable_cores() -> int:
 def memory_limit() -> int:
     """Bytes of memory that this process may use at most, whatever others use now."""
     limits = [psutil.virtual_memory().total]
-    for file in _MEMORY_LIMITS:
-        if file.is_file() and (text := file.read_text(encoding="ascii").strip()).isdigit():
-            limits.append(int(text))
+    limits += [
+        int(text)
+        for text in [*_group_settings("", "memory.max"), *_group_settings("memory", "memory.limit_in_bytes")]
+        if text.isdigit()
+    ]
     if sys.platform != "win32":
         import resource
 
@@ -57,6 +60,22 @@ def memory_limit() -> int:
             if soft != resource.RLIM_INFINITY:
                 limits.append(soft)
     return min(limits)
+
+
+def _group_settings(kind: str, name: str) -> list[str]:
+    """A setting of this process's control group and of all above it; of version 2, whose kind is "", or of version 1.
+
+    A container may show its own group at the root under a path that only the machine outside knows, so the root counts too.
+    """
+    if not _OWN_GROUPS.is_file():
+        return []
+    for line in _OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+        _, kinds, path = line.split(":", 2)
+        if kind in kinds.split(","):
+            root, own = _GROUPS / kind, PurePosixPath(path.lstrip("/"))
+            files = [root / group / name for group in (own, *own.parents)]
+            return [file.read_text(encoding="ascii").strip() for file in files if file.is_file()]
+    return []
 
 
 def _processor() -> str:
