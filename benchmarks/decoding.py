@@ -77,8 +77,8 @@ def main() -> None:
             "decoding, writing the store, looking for exact duplicates; JPEG files are decoded at the smallest scale that is at "
             "least twice the wanted size, which the loop does not do",
             f"all in processes of their own, the files in the page cache, in turns, {_PAIRS} times each",
-            f"memory: the whole command `pixelfit fit` in a control group that may hold {_LIMIT_GIB} GiB, pages of files included; "
-            "the pictures are mapped from disk; its own memory is what it cannot give back, resident counts the mapped pictures too",
+            f"memory: the whole command `pixelfit fit` in a control group of {_LIMIT_GIB} GiB, pages of files included; the "
+            "pictures are mapped from disk; its own memory is what it cannot give back, resident counts the mapped pictures too",
         ],
         figures={"runs": records},
         commits=[record["commit"] for record in records],
