@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelfit import report
-from pixelfit.calibration import Calibrated, calibrated_predictor
+from pixelfit.calibration import Calibrated, acquainted, calibrated_predictor, remembered
 from pixelfit.data.describe import describe, found, samples, tell
 from pixelfit.data.named import references_for
 from pixelfit.data.reading import read
@@ -23,7 +23,7 @@ from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress
-from pixelfit.runs import HeldOut, RunFolder, free_folder, refuse_taken
+from pixelfit.runs import HeldOut, Remembered, RunFolder, free_folder, refuse_taken
 from pixelfit.search import Limits, search
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
@@ -78,6 +78,7 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         ensemble = combine(trials, splits, facts, folder, finish.costs())
         trials, chosen = finish.distilled(trials, ensemble) if options.distill else (trials, ensemble)
         final = finish.refitted(trials, calibrated_predictor(chosen, splits.validation, folder))
+        final = acquainted(final, splits, most_pictures=finish.most_remembered(trials, final), seed=options.seed)
         baseline = together([(trials[0], 1.0)], facts, folder)
         evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
@@ -125,6 +126,7 @@ def _save_results(
     predictor, answers = final.predictor, final.predictor.answers
     predictor.save(folder.model_folder)
     folder.write_held_out(HeldOut.of(splits.validation))
+    folder.write_remembered(Remembered.of(remembered(predictor, splits), facts))
     folder.write_leaderboard(trials, facts.metric, predictor.trial_weights())
     folder.write_importance(importance(trials, seed=seed))
     for name, examples, forecast in (

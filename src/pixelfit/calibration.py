@@ -11,10 +11,11 @@ import numpy as np
 from pixelfit import metrics
 from pixelfit.answers import sharpened, sharpened_odds
 from pixelfit.conformal import Intervals, Sets, SeveralIntervals
+from pixelfit.models.familiarity import Familiarity
 from pixelfit.models.heads import TEMPERATURES
 from pixelfit.predictor import Predictor
 from pixelfit.runs import RunFolder
-from pixelfit.types import Array, Examples, Floats, Forecast, Ints, Kind
+from pixelfit.types import Array, Examples, Floats, Forecast, Ints, Kind, Splits
 
 _FEWEST_ROWS = 30  # fewer would set the temperature by a picture or two
 
@@ -39,6 +40,27 @@ def calibrated_predictor(predictor: Predictor, validation: Examples, folder: Run
     conformal prediction (Vovk 2015). The final mean over all folds' models errs a little less, which errs on the safe side.
     """
     return _CALIBRATIONS[predictor.kind](predictor, validation.targets, _on_held_out(predictor, validation, folder))
+
+
+def acquainted(final: Calibrated, splits: Splits, *, most_pictures: int, seed: int) -> Calibrated:
+    """The same with a memory of training pictures, so that it can tell new ones that are unlike them.
+
+    Of several folds the first counts, whose model is the first member.
+    """
+    known, others = (_some(part, most_pictures) for part in (splits.folds[0].train, splits.folds[0].validation))
+    model = final.predictor.members[0].model
+    return replace(final, predictor=replace(final.predictor, familiarity=Familiarity.of(model, known, others, seed=seed)))
+
+
+def remembered(predictor: Predictor, splits: Splits) -> Examples:
+    """The training pictures that ``acquainted`` made the predictor remember, in the order of its points."""
+    assert predictor.familiarity is not None
+    known = splits.folds[0].train
+    return known.every(math.ceil(len(known) / len(predictor.familiarity.points)))
+
+
+def _some(examples: Examples, most: int) -> Examples:
+    return examples.every(math.ceil(len(examples) / most))
 
 
 def _number(predictor: Predictor, targets: Floats, forecast: Forecast) -> Calibrated:

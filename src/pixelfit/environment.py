@@ -37,7 +37,8 @@ def usable_cores() -> int:
     """Cores that this process may use: of its affinity mask, and of its control groups' quotas where there are any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [text.split() for text in _group_settings("", "cpu.max")]
-    quotas += zip(_group_settings("cpu", "cpu.cfs_quota_us"), _group_settings("cpu", "cpu.cfs_period_us"), strict=True)
+    version_1 = (_group_settings("cpu", name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    quotas += map(list, zip(*version_1, strict=True))
     for allowed, period in quotas:
         if allowed.isdigit():  # else "max", or -1 in version 1
             cores = min(cores, max(1, int(allowed) // int(period)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -17,6 +18,7 @@ from pixelfit.data.arrays import check_arrays
 from pixelfit.data.store import decode_files, to_spec
 from pixelfit.errors import DataError, RunError
 from pixelfit.files import read_json, write_json, written_beside
+from pixelfit.models.familiarity import Familiarity, statistics_of
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress, Silent
 from pixelfit.types import Array, Forecast, Json, Kind, Label, PictureSpec, Task, kind_of
@@ -39,12 +41,21 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Strangeness:
+    """How unlike the training pictures others are, (N,), above 1 what 1 in 100 of their kind is; and the nearest, (N, n)."""
+
+    values: Array
+    nearest: Array
+
+
+@dataclass(frozen=True)
 class Predictor:
     """Predicts numbers or classes for pictures. Made by ``fit``, or read back by ``pixelfit.load``.
 
     ``temperature`` divides the logarithms of the ensemble's class probabilities, as each model's does its own.
     ``conformal`` gives intervals or sets around predictions; None in a predictor that was never calibrated, or of several
     labels a picture. ``target_names`` are those of several numbers a picture, and empty for all other kinds of targets.
+    ``familiarity`` compares pictures with those that the first member learned from; None where none are remembered.
     """
 
     task: Task
@@ -54,6 +65,7 @@ class Predictor:
     temperature: float = 1.0
     conformal: Conformal | None = None
     target_names: tuple[str, ...] = ()
+    familiarity: Familiarity | None = None
 
     @property
     def kind(self) -> Kind:
@@ -128,6 +140,17 @@ class Predictor:
         self.answers.refuse(sets=True)
         return self.sets(self.predict_forecast(X, progress=progress), coverage)
 
+    def predict_strangeness(self, X: object, *, progress: Progress | None = None) -> Array:
+        """How unlike anything seen in training pictures are, shape (N,): above 1 where only 1 in 100 of their kind would be.
+
+        Raises:
+            DataError: as for ``predict``, and for a model that remembers no training pictures.
+        """
+        strangeness = self.examined(self._stored(X, progress or Silent()))[1]
+        if strangeness is None:
+            raise DataError("This model was saved without training pictures to compare with; fit it again to have them.")
+        return strangeness.values
+
     def predict_forecast(self, X: object, *, progress: Progress | None = None) -> Forecast:
         """Predictions with their sureness; X as for ``predict``."""
         return self.forecast(self._stored(X, progress or Silent()))
@@ -143,6 +166,24 @@ class Predictor:
     def forecast(self, store: Array, rows: Array | None = None) -> Forecast:
         """The ensemble's predictions with their sureness, for pictures already in this model's form."""
         return self.mixed([(member.weight, member.model.forecast(store, rows)) for member in self.members])
+
+    def examined(self, store: Array, rows: Array | None = None) -> tuple[Forecast, Strangeness | None]:
+        """What ``forecast`` gives, and from the same pass how unlike the training pictures these are."""
+        if self.familiarity is None:
+            return self.forecast(store, rows), None
+        distances, nearest = [], []
+
+        def watch(prepared: torch.Tensor, features: torch.Tensor) -> None:
+            assert self.familiarity is not None
+            found = self.familiarity.distances(features.cpu(), statistics_of(prepared).cpu())
+            distances.append(found[0].max(dim=1).values.numpy())
+            nearest.append(found[1].numpy())
+
+        parts = [
+            (member.weight, member.model.forecast(store, rows, None if place else watch))
+            for place, member in enumerate(self.members)
+        ]
+        return self.mixed(parts), Strangeness(np.concatenate(distances), np.concatenate(nearest))
 
     def mixed(self, parts: Sequence[tuple[float, Forecast]]) -> Forecast:
         """What members' forecasts and their weights make together.
@@ -193,6 +234,8 @@ class Predictor:
         """Write the predictor into ``folder``: JSON and safetensors only."""
         for place, member in enumerate(self.members):
             member.model.save(folder / f"member-{place}")
+        if self.familiarity is not None:
+            self.familiarity.save(folder)
         description = {
             "format": FORMAT,
             "task": self.task,
@@ -235,6 +278,7 @@ class Predictor:
                 float(described.get("temperature", 1.0)),
                 _load_conformal(described.get("conformal"), place),
                 tuple(described.get("target_names", ())),
+                Familiarity.load(place),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunError(f"{file} cannot be read: {error}.") from error

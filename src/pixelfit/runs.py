@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pixelfit.data.targets import shown_targets
 from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, write_text, written_beside
 from pixelfit.types import Array, Examples, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
@@ -32,6 +33,8 @@ _OVERLAY = 0.8  # of the strongest part
 _THUMBNAIL_QUALITY = 70  # of WebP
 _HELD_OUT_FILE = "held-out.safetensors"
 _MOST_HELD_OUT, _MOST_HELD_OUT_BYTES = 1_000, 8 << 20
+_REMEMBERED_FILE, _REMEMBERED_NAMES = "remembered.safetensors", "remembered.json"
+_MOST_REMEMBERED_BYTES = 8 << 20  # 52 pixels a side for 1,000 in colour
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,31 @@ class HeldOut:
         room = _MOST_HELD_OUT_BYTES // max(1, validation.store[0].nbytes)
         chosen = validation.every(math.ceil(len(validation) / max(1, min(_MOST_HELD_OUT, room))))
         return HeldOut(np.ascontiguousarray(chosen.store[chosen.rows]), chosen.targets)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The training pictures that the model compares new ones with, small, (N, height, width, 1 or 3), with their targets."""
+
+    pictures: Array
+    names: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @staticmethod
+    def of(examples: Examples, facts: Facts) -> Remembered:
+        """As large as a small file allows."""
+        spec = facts.spec
+        room = _MOST_REMEMBERED_BYTES // (len(examples) * min(3, spec.channels))
+        small = spec.within(max(1, int(math.sqrt(room))))
+        drawn = [drawable(examples.store[row], spec).resize((small.width, small.height)) for row in examples.rows]
+        pictures = np.stack([np.asarray(picture) for picture in drawn])
+        targets = map(str, shown_targets(facts, examples.targets))
+        return Remembered(pictures.reshape(*pictures.shape[:3], -1), examples.refs, tuple(targets))
+
+    def picture(self, place: int) -> Image.Image:
+        """One of them."""
+        pixels = self.pictures[place]
+        return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 class Saveable(Protocol):
@@ -209,6 +237,23 @@ class RunFolder:
             return HeldOut(**load_file(file))
         except (SafetensorError, TypeError) as error:
             raise RunError(f"{file} is damaged: {error}.") from error
+
+    def write_remembered(self, remembered: Remembered) -> None:
+        """``remembered.safetensors`` and ``.json``: the training pictures that the model compares new ones with."""
+        with written_beside(self.path / _REMEMBERED_FILE) as beside:
+            save_file({"pictures": np.ascontiguousarray(remembered.pictures)}, beside)
+        write_json(self.path / _REMEMBERED_NAMES, {"names": remembered.names, "targets": remembered.targets})
+
+    def read_remembered(self) -> Remembered | None:
+        """Those pictures; None of a run that has none. Raises RunError if they are damaged."""
+        described = self.read_if_there(_REMEMBERED_NAMES)
+        if described is None:
+            return None
+        try:
+            pictures = load_file(self.path / _REMEMBERED_FILE)["pictures"]
+            return Remembered(pictures, tuple(described["names"]), tuple(described["targets"]))
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path / _REMEMBERED_FILE} is damaged: {error}.") from error
 
     def write_augmentation(self, decision: Json) -> None:
         """``augmentation.json``: which changes of pictures the recipes may make, and why."""

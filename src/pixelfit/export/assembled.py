@@ -10,6 +10,8 @@ from torch import nn
 
 from pixelfit.conformal import Intervals, Sets, SeveralIntervals, quantile
 from pixelfit.data.pictures import UP_FROM_HALF
+from pixelfit.models.familiarity import statistics_of
+from pixelfit.models.parts import parts_of
 from pixelfit.models.views import views
 from pixelfit.predictor import COVERAGE, Member, Predictor
 from pixelfit.types import Json, Kind
@@ -24,7 +26,8 @@ class Assembled(nn.Module):
 
     ``forward`` takes stored pictures (N, H, W, C) of any height and width, uint8 or, for pictures of other numbers, float32. It
     returns ``output_names``: for numbers ``prediction``, ``spread`` and, of a calibrated predictor, ``low`` and ``high``, each
-    (N,) or (N, targets); for labels ``probabilities`` (N, classes).
+    (N,) or (N, targets); for labels ``probabilities`` (N, classes). Of a predictor that remembers training pictures these follow:
+    ``strangeness`` (N,), above 1 for pictures unlike them, and ``nearest`` (N, n), the places of the nearest of them.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -36,13 +39,25 @@ class Assembled(nn.Module):
     @property
     def output_names(self) -> tuple[str, ...]:
         """What ``forward`` returns, in order."""
+        known = () if self.predictor.familiarity is None else ("strangeness", "nearest")
         if self.predictor.kind in ("label", "labels"):
-            return ("probabilities",)
-        return ("prediction", "spread", "low", "high") if self.predictor.allows(COVERAGE) else ("prediction", "spread")
+            return ("probabilities", *known)
+        return ("prediction", "spread", *(("low", "high") if self.predictor.allows(COVERAGE) else ()), *known)
 
     def forward(self, pictures: torch.Tensor) -> Outputs:
         """(N, H, W, C) to what ``output_names`` lists."""
         fitted = self._resized(pictures)
+        predicted = self._predicted(fitted)
+        familiarity = self.predictor.familiarity
+        if familiarity is None:
+            return predicted
+        model = self.predictor.members[0].model
+        prepared = model.preparation(fitted)
+        # The net's own pass over these pictures, a second time: whatever runs the graph sees that it is the same.
+        distances, nearest = familiarity.distances(parts_of(model.module)[0](prepared), statistics_of(prepared))
+        return (*predicted, distances.amax(dim=1).float(), nearest)
+
+    def _predicted(self, fitted: torch.Tensor) -> Outputs:
         parts = [(member.weight, *self._forecast(member, fitted)) for member in self.predictor.members]
         raw = torch.stack([weight * values for weight, values, _ in parts]).sum(dim=0)
         if self.predictor.kind in _SHARPENED:

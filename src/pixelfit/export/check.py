@@ -13,9 +13,10 @@ from pixelfit.data.store import to_spec
 from pixelfit.errors import RunError
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.runs import HeldOut
-from pixelfit.types import Array
+from pixelfit.types import Array, Forecast
 
 MOST_DIFFERENCE = 1e-4
+_STRANGENESS = 0.01  # of 1, or of itself above 1: small differences between features in single precision weigh more there
 _BATCH = 64
 _OTHER_SIZES = 100  # pictures that are shown in another size too
 _STRETCH = (1.37, 0.81)  # of height and width
@@ -45,10 +46,13 @@ def checked(runs: Runs, predictor: Predictor, held_out: HeldOut) -> Parity:
     for pictures in (held_out.pictures, resize(held_out.pictures[:_OTHER_SIZES], stretched)):
         for start in range(0, len(pictures), _BATCH):
             batch = pictures[start : start + _BATCH]
-            for here, original in zip(runs(batch), _outputs(predictor, batch), strict=True):
-                if here.shape != original.shape or not np.isfinite(here).all():
-                    raise RunError(f"The exported model gives outputs of shape {here.shape}, or none that are finite numbers.")
-                largest = max(largest, float((np.abs(here - original) / scale).max()))
+            exported, (outputs, strangeness) = runs(batch), _outputs(predictor, batch)
+            for here, original in zip(exported, outputs, strict=False):
+                largest = max(largest, float((_apart(here, original) / scale).max()))
+            if strangeness is not None:
+                apart = _apart(exported[len(outputs)], strangeness) / np.maximum(1, strangeness)
+                if apart.max() > _STRANGENESS:
+                    raise RunError(f"The exported model's strangeness differs from the original's by up to {apart.max():.2g}.")
     if largest > MOST_DIFFERENCE:
         what = "deviations of the target" if predictor.task == "regression" else "of probability"
         raise RunError(
@@ -65,8 +69,19 @@ def _scale(predictor: Predictor, targets: Array) -> Array:
     return np.where(deviation > 0, deviation, 1.0)
 
 
-def _outputs(predictor: Predictor, pictures: Array) -> Sequence[Array]:
-    forecast = predictor.forecast(to_spec(pictures, predictor.spec))
+def _apart(here: Array, original: Array) -> Array:
+    if here.shape != original.shape or not np.isfinite(here).all():
+        raise RunError(f"The exported model gives outputs of shape {here.shape}, or none that are finite numbers.")
+    return np.asarray(np.abs(here - original))
+
+
+def _outputs(predictor: Predictor, pictures: Array) -> tuple[Sequence[Array], Array | None]:
+    """What is predicted, and how unlike the training pictures these are, if the predictor can tell."""
+    forecast, strangeness = predictor.examined(to_spec(pictures, predictor.spec))
+    return _predicted(predictor, forecast), None if strangeness is None else strangeness.values
+
+
+def _predicted(predictor: Predictor, forecast: Forecast) -> Sequence[Array]:
     if predictor.task != "regression":
         return (forecast.raw,)
     if not isinstance(predictor.conformal, (Intervals, SeveralIntervals)) or not predictor.allows(COVERAGE):

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pixelfit.models.family import Architecture, Family
 from pixelfit.models.heads import Head
 from pixelfit.types import PictureSpec
+
+_GRID = 8
 
 
 class Constant(nn.Module):
@@ -21,9 +24,17 @@ class Constant(nn.Module):
         super().__init__()
         self.register_buffer("answer", torch.zeros(outputs))
 
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Coarse pixels, (N, features): nothing that the answer depends on."""
+        return F.adaptive_avg_pool2d(pictures, _GRID).flatten(1)
+
+    def answers(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, features) to (N, outputs)."""
+        return self.answer.expand(features.shape[0], -1)  # not len: an exported graph would keep the number
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, outputs)."""
-        return self.answer.expand(pictures.shape[0], -1)  # not len: an exported graph would keep the number
+        return self.answers(pictures)
 
 
 def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:

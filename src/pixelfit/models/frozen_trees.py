@@ -21,9 +21,13 @@ class FrozenTrees(Backbone):
         super().__init__(spec, architecture)
         self.trees = Trees(outputs)
 
+    def answers(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, features) to (N, outputs)."""
+        return self.trees.answers(features)
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, outputs)."""
-        return self.trees.answers(self.features(pictures))
+        return self.answers(self.features(pictures))
 
 
 def build(spec: PictureSpec, outputs: int, architecture: Architecture) -> nn.Module:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,12 +18,14 @@ from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models import FAMILIES
 from pixelfit.models.heads import Head, head_from_json, head_to_json
+from pixelfit.models.parts import parts_of
 from pixelfit.models.views import VIEWS, views
 from pixelfit.types import Array, Examples, Forecast, Json, PictureSpec
 
 FORMAT = 1
 _BATCH = 512
 _NUMBERS_AT_ONCE = 1 << 22  # measured together: 32 MiB in double precision
+Watch: TypeAlias = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -96,25 +99,39 @@ class Model:
         return sum(tensor.numel() for tensor in self.module.state_dict().values())
 
     @torch.inference_mode()
-    def outputs(self, store: Array, rows: Array | None = None) -> torch.Tensor:
-        """Raw outputs in full precision, shape (N, head.outputs), for all or some rows of pictures (N, H, W, C)."""
+    def outputs(self, store: Array, rows: Array | None = None, watch: Watch | None = None) -> torch.Tensor:
+        """Raw outputs in full precision, shape (N, head.outputs), for all or some rows of pictures (N, H, W, C).
+
+        ``watch`` is shown each batch's prepared pictures and what the module sees in them (``parts_of``).
+        """
+        see, answer = parts_of(self.module)
+        parts = []
+        for prepared in self.batches(store, rows):
+            seen = []
+            for place, view in enumerate(views(prepared, self.views)):
+                features = see(view)
+                if place == 0 and watch is not None:
+                    watch(prepared, features)
+                seen.append(answer(features).float())
+            parts.append(torch.stack(seen).mean(dim=0).cpu() if len(seen) > 1 else seen[0].cpu())
+        return torch.cat(parts) if parts else torch.zeros(0, self.head.outputs)
+
+    def batches(self, store: Array, rows: Array | None = None) -> Iterator[torch.Tensor]:
+        """All or some rows of pictures (N, H, W, C), prepared, some at a time; the module is ready to predict."""
         self.module.eval()
         device = next(iter(self.module.state_dict().values())).device
         chosen = np.arange(len(store)) if rows is None else rows
-        parts = []
         for start in range(0, len(chosen), _BATCH):
             batch = torch.from_numpy(np.ascontiguousarray(store[chosen[start : start + _BATCH]])).to(device)
-            seen = [self.module(view).float() for view in views(self.preparation(batch), self.views)]
-            parts.append(torch.stack(seen).mean(dim=0).cpu() if len(seen) > 1 else seen[0].cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, self.head.outputs)
+            yield self.preparation(batch)
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
         """Predictions: values (N,) or, for several targets, (N, targets); for labels probabilities (N, classes)."""
         return self.head.predict(self.outputs(store, rows) / self.temperature).numpy()
 
-    def forecast(self, store: Array, rows: Array | None = None) -> Forecast:
-        """Predictions with their sureness, from one pass through the module."""
-        return self.forecast_of(self.outputs(store, rows))
+    def forecast(self, store: Array, rows: Array | None = None, watch: Watch | None = None) -> Forecast:
+        """Predictions with their sureness, from one pass through the module; ``watch`` as for ``outputs``."""
+        return self.forecast_of(self.outputs(store, rows, watch))
 
     def forecast_of(self, outputs: torch.Tensor) -> Forecast:
         """What raw outputs (N, head.outputs) mean, with their sureness."""

@@ -69,10 +69,14 @@ class Frozen(Backbone):
         super().__init__(spec, architecture, tuned=tuned)
         self.output = nn.Linear(self.width, outputs)
 
+    def answers(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, features) to (N, outputs)."""
+        outputs: torch.Tensor = self.output(features)
+        return outputs
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, outputs)."""
-        outputs: torch.Tensor = self.output(self.features(pictures))
-        return outputs
+        return self.answers(self.features(pictures))
 
 
 def offered(facts: Facts, weights: Path | None, backbone: str | None, progress: Progress) -> Mapping[str, Json] | None:

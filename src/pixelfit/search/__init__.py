@@ -9,6 +9,7 @@ from pixelfit import metrics
 from pixelfit.deadline import Deadline
 from pixelfit.errors import SearchError
 from pixelfit.evidence import evidence_s
+from pixelfit.models.familiarity import MOST_PICTURES
 from pixelfit.models.views import VIEWS
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
@@ -20,11 +21,13 @@ from pixelfit.search.study import Study
 from pixelfit.training.machine import machine
 from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Splits, Trial
 
-__all__ = ["Limits", "after_s", "most_views_ms", "search", "time_after"]
+__all__ = ["Limits", "after_s", "most_remembered", "most_views_ms", "search", "time_after"]
 
 _AFTER_S = 3.0  # choosing and drawing the report, measured at 2 s on 2 cores
 _RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metrics
 _VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
+_REMEMBERED_SHARE = 0.01  # of the budget, at most, to look at the training pictures that the final model remembers
+_FEWEST_REMEMBERED = 100
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 
 
@@ -92,7 +95,17 @@ def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Li
     views_ms = max(predict_ms, min(max(VIEWS.values()) * predict_ms, most_views_ms(splits, deadline)))
     student_s = _STUDENT_SHARE * (deadline.budget_s or 0.0) if limits.distill else 0.0
     # Looking for better views takes a prediction without them first.
-    return after_s(splits, facts, deadline.budget_s) + (views_ms + predict_ms) / 1000 * _pictures_predicted(splits) + student_s
+    pictures_ms = (views_ms + predict_ms) * _pictures_predicted(splits)
+    remembered_ms = predict_ms * 2 * most_remembered(predict_ms, deadline)
+    return after_s(splits, facts, deadline.budget_s) + (pictures_ms + remembered_ms) / 1000 + student_s
+
+
+def most_remembered(predict_ms: float, deadline: Deadline) -> int:
+    """How many training pictures a model may remember that takes so long for one; it is shown as many others, too."""
+    if deadline.budget_s is None or predict_ms <= 0:
+        return MOST_PICTURES
+    room = int(_REMEMBERED_SHARE * deadline.budget_s * 1000 / (2 * predict_ms))
+    return min(MOST_PICTURES, max(_FEWEST_REMEMBERED, room))
 
 
 def most_views_ms(splits: Splits, deadline: Deadline) -> float:

@@ -12,7 +12,7 @@ from pixelfit.models.views import VIEWS
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
-from pixelfit.search import Limits, after_s, most_views_ms
+from pixelfit.search import Limits, after_s, most_remembered, most_views_ms
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
@@ -91,6 +91,11 @@ class Finish:
         self.folder.write_final({"distilled": distilled, "views": views, "refitted": refitted is not None, "why": why})
         return final if refitted is None else replace(final, predictor=refitted)
 
+    def most_remembered(self, trials: Sequence[Trial], final: Calibrated) -> int:
+        """How many training pictures the final model may remember, so that it does not take much of the time."""
+        by_number = {trial.number: trial for trial in trials}
+        return most_remembered(by_number[final.predictor.members[0].trial].predict_ms or 0.0, self.deadline)
+
     def _reserve_for_scoring(self, trials: Sequence[Trial], predictor: Predictor) -> None:
         """Keep time for what is still to come now that the search is over: calibration, test scores, the report."""
         members = {member.trial for member in predictor.members}
@@ -98,4 +103,5 @@ class Finish:
         views = VIEWS[predictor.members[0].model.views]
         pictures = len(self.splits.validation) + len(self.splits.test)
         later = after_s(self.splits, self.facts, self.deadline.budget_s)
-        self.deadline.reserve(later + views * predict_ms / 1000 * pictures)
+        remembered_ms = 2 * predict_ms * most_remembered(predict_ms, self.deadline)
+        self.deadline.reserve(later + (views * predict_ms * pictures + remembered_ms) / 1000)
