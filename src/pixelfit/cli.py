@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pixelfit.automl import Run
+    from pixelfit.batch import Totals
     from pixelfit.live import LiveView
     from pixelfit.options import FitOptions
 
@@ -233,35 +234,69 @@ def demo(
 @app.command()
 def predict(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file to write. Default: standard output.")] = None,
-    coverage: Annotated[
-        float | None, typer.Option(help="Add intervals or sets that hold the truth in this share of pictures, such as 0.9.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Picture files, folders, tables of paths, archives or .npz files; - for paths on standard input, one a line.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File to write, .csv or .parquet. Default: CSV on standard output.")
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Intervals or sets hold the truth in this share of pictures. Default: 0.9; 0 for none."),
+    ] = None,
+    pictures: PicturesOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished file that an interrupted run left.")
+    ] = False,
 ) -> None:
-    """Predict with a finished run's model."""
-    import csv
-    import io
+    """Predict with a finished run's model, a row a picture; one that cannot be read has a row with its error."""
+    from pixelfit import batch
+    from pixelfit.data.streams import source_of
+    from pixelfit.display import Display
+    from pixelfit.predictor import Predictor
 
-    import pixelfit
-    from pixelfit.files import write_text
+    if out is not None:
+        batch.check_form(out)
+    elif resume:
+        raise OptionError("--resume goes on with the file that --out names: give --out, too.")
+    predictor = Predictor.load(run)
+    wanted = predictor.usual_coverage(coverage)
+    console = _console(stderr=out is None)
+    with Display(console, budget_s=None, started=STARTED, ends="") as display:
+        source = source_of(sources, column=pictures, lines=sys.stdin, progress=display)
+        if out is None:
+            totals = batch.to_stream(batch.predicted(predictor, source.items(), wanted), sys.stdout, display, source.total)
+        else:
+            task = batch.Task(predictor.version, tuple(sources), wanted)
+            try:
+                totals = batch.to_file(predictor, source, task, out, resume=resume, progress=display)
+            except KeyboardInterrupt:
+                display.say(f"Interrupted: the same command with --resume goes on with {out}.part.")
+                raise typer.Exit(130) from None
+    _tell_predicted(totals, out, console)
 
-    predictor = pixelfit.load(run)
-    if coverage is not None:
-        predictor.check_coverage(coverage)  # before the work of predicting
-    forecast = predictor.predict_forecast(images)
-    sureness = {} if coverage is None else predictor.sureness_columns(forecast, coverage)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    answers = predictor.answers
-    columns = [*answers.said(forecast.raw, alone=True), *sureness.items(), *answers.shares(forecast.raw)]
-    table.writerow(["picture", *(header for header, _ in columns)])
-    table.writerows(zip(images, *(values for _, values in columns), strict=True))
-    if out is None:
-        typer.echo(text.getvalue(), nl=False)
-    else:
-        write_text(out, text.getvalue())
-        typer.echo(f"Wrote {len(images):,} prediction(s) to {out}.")
+
+def _tell_predicted(totals: Totals, out: Path | None, console: Console) -> None:
+    """How it went; raises DataError where not one picture could be predicted for."""
+    from rich.text import Text
+
+    from pixelfit.errors import DataError
+    from pixelfit.words import number_of
+
+    if totals.failed == totals.rows:
+        raise DataError(f"None of {number_of(totals.rows, 'picture')} can be used; the first is {totals.first_failure}.")
+    if out is not None:
+        console.print(Text(f"Wrote {number_of(totals.rows, 'row')} to {out}."))
+    if totals.failed:
+        console.print(
+            Text(f"{totals.failed:,} of them have an error instead of a prediction; the first is {totals.first_failure}.")
+        )
+    if totals.unlike:
+        console.print(Text(f"{totals.unlike:,} of them are unlike anything seen in training: see the column unlike."))
 
 
 @app.command()
@@ -409,11 +444,12 @@ def cache_clear() -> None:
     typer.echo(f"Removed {removed / 2**20:,.1f} MiB from {cache_folder()}.")
 
 
-def _console() -> Console:
+def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     # Into a file or a pipe lines are as long as they need to be.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 200)
 
 
 def _fit(source: str, options: FitOptions, *, live: bool, port: int | None) -> None:

@@ -17,15 +17,16 @@ from pixelfit.types import Scores, Trial
 _REFRESH = 4  # a second: more would take time from training
 _MOST_ROWS = 12  # of several targets or labels
 LABEL_HEAD = ("label", "pictures", "precision", "recall", "F1", "average precision")
+_ENDS = "Ctrl-C ends the search and keeps the best model."
 _LEAST_COUNTED = 200  # pieces: less work is over before a bar could be read
 
 
 class Display:
     """Shows a run's progress; use it as a context manager around ``fit``."""
 
-    def __init__(self, console: Console, *, budget_s: float | None, started: float) -> None:
+    def __init__(self, console: Console, *, budget_s: float | None, started: float, ends: str = _ENDS) -> None:
         self._console = console
-        self._budget_s, self._started = budget_s, started
+        self._budget_s, self._started, self._ends = budget_s, started, ends
         self._trial: tuple[int, str] | None = None
         self._fraction, self._detail = 0.0, ""
         self._best: Trial | None = None
@@ -48,7 +49,8 @@ class Display:
 
     def count(self, title: str, done: int, total: int) -> None:
         """Move the bar of the work under way."""
-        self._counting = (title, done, total) if done < total and total >= _LEAST_COUNTED else None
+        open_end = total == 0 and done >= _LEAST_COUNTED
+        self._counting = (title, done, total) if open_end or (done < total and total >= _LEAST_COUNTED) else None
 
     def start_trial(self, number: int, title: str) -> None:
         """Show which trial is under way."""
@@ -88,13 +90,14 @@ class Display:
             rows.add_row("Time", "", clock(elapsed))
         if self._counting is not None:
             title, done, total = self._counting
-            rows.add_row(Text(title), ProgressBar(total, done, width=30), f"{done / total:.0%}")
+            bar, share = (ProgressBar(total, done, width=30), f"{done / total:.0%}") if total else ("", f"{done:,}")
+            rows.add_row(Text(title), bar, share)
         if self._trial is not None:
             number, title = self._trial
             rows.add_row(f"Trial {number}", ProgressBar(1.0, self._fraction, width=30), Text(f"{title}  {self._detail}"))
         if self._best is not None:
             rows.add_row("Best so far", "", Text(f"#{self._best.number} {self._best.family}, {scored(self._best)}"))
-        return Group(rows, Text("Ctrl-C ends the search and keeps the best model.", style="dim"))
+        return Group(rows, Text(self._ends, style="dim"))
 
 
 def scored(trial: Trial) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -13,15 +15,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pixelfit.answers import Answers, answers_of
+from pixelfit.batch import predicted
 from pixelfit.conformal import Conformal, Intervals, Sets, SeveralIntervals, enough, quantile
 from pixelfit.data.arrays import check_arrays
 from pixelfit.data.store import decode_files, to_spec
+from pixelfit.data.streams import source_of
 from pixelfit.errors import DataError, RunError
 from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models.familiarity import Familiarity, statistics_of
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress, Silent
-from pixelfit.types import Array, Forecast, Json, Kind, Label, PictureSpec, Task, kind_of
+from pixelfit.types import Array, Forecast, Json, Kind, Label, PictureSpec, Strangeness, Task, kind_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 COVERAGE = 0.9  # of intervals and sets, unless the user says otherwise
@@ -38,14 +45,6 @@ class Member:
     model: Model
     trial: int
     weight: float
-
-
-@dataclass(frozen=True)
-class Strangeness:
-    """How unlike the training pictures others are, (N,), above 1 what 1 in 100 of their kind is; and the nearest, (N, n)."""
-
-    values: Array
-    nearest: Array
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,16 @@ class Predictor:
     def spec(self) -> PictureSpec:
         """The form in which the models see pictures."""
         return self.members[0].model.spec
+
+    @cached_property
+    def version(self) -> str:
+        """What tells this model from all others: 8 hexadecimal digits that its numbers decide."""
+        digest = hashlib.blake2b(repr((self.task, self.classes, self.temperature)).encode(), digest_size=4)
+        for member in self.members:
+            digest.update(f"{member.weight} {member.model.temperature} {member.model.views}".encode())
+            for tensor in member.model.module.state_dict().values():
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def trial_weights(self) -> dict[int, float]:
         """The weight of each trial, by number, over all of its models."""
@@ -151,6 +160,35 @@ class Predictor:
             raise DataError("This model was saved without training pictures to compare with; fit it again to have them.")
         return strangeness.values
 
+    def predict_frames(
+        self,
+        *sources: str | Path,
+        coverage: float | None = COVERAGE,
+        pictures: str | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Predictions for any number of pictures in files, folders, tables, archives or ``.npz`` files, some rows at a time.
+
+        Args:
+            sources: their paths.
+            coverage: of the intervals or sets; 0 for none, None for 0.9 where the model was calibrated on enough pictures for it.
+            pictures: the tables' column of paths, where they have several.
+            progress: is told how far it is.
+
+        Returns:
+            Frames with the columns ``picture``, the predictions, ``low`` and ``high`` or ``set``, the probabilities of classes,
+            ``unlike`` (anything seen in training) and ``strangeness``, and the ``error`` of a picture that cannot be read.
+
+        Raises:
+            DataError: a source is missing, or holds no pictures.
+        """
+        import pandas as pd
+
+        source = source_of(sources, column=pictures, lines=None, progress=progress or Silent())
+        wanted = self.usual_coverage(coverage)
+        for rows in predicted(self, source.items(), wanted):
+            yield pd.DataFrame(rows)
+
     def predict_forecast(self, X: object, *, progress: Progress | None = None) -> Forecast:
         """Predictions with their sureness; X as for ``predict``."""
         return self.forecast(self._stored(X, progress or Silent()))
@@ -199,6 +237,19 @@ class Predictor:
         if self.conformal is None:
             raise DataError("This model was saved without calibrated intervals or sets; fit it again to have them.")
         quantile(self.conformal.scores, coverage)
+
+    def usual_coverage(self, wanted: float | None) -> float | None:
+        """The coverage of intervals or sets in a table: the wanted one, or the usual one where there is any; None for none.
+
+        Raises:
+            DataError: the wanted one cannot be had.
+        """
+        if wanted is None:
+            return COVERAGE if self.allows(COVERAGE) else None
+        if wanted == 0:
+            return None
+        self.check_coverage(wanted)
+        return wanted
 
     def allows(self, coverage: float) -> bool:
         """Whether the model was calibrated, on enough pictures for intervals or sets of that coverage."""

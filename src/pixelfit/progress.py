@@ -14,7 +14,7 @@ class Progress(Protocol):
         """Tell something that the user should be able to read afterwards."""
 
     def count(self, title: str, done: int, total: int) -> None:
-        """``done`` of ``total`` pieces (files, bytes) of the work called ``title`` are finished."""
+        """``done`` of ``total`` pieces (files, bytes; 0: nobody knows how many) of the work called ``title`` are finished."""
 
     def start_trial(self, number: int, title: str) -> None:
         """A trial begins."""

@@ -288,6 +288,14 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Strangeness:
+    """How unlike the training pictures others are, (N,), above 1 what 1 in 100 of their kind is; and the nearest, (N, n)."""
+
+    values: Array
+    nearest: Array
+
+
+@dataclass(frozen=True)
 class Fold:
     """Pictures to train on, and others that tell how good the training was."""
 

@@ -148,6 +148,24 @@ def from_npz(path: Path) -> Table:
     )
 
 
+def pictures_of_npz(path: Path) -> Array:
+    """The pictures (N, H, W, C) of an ``.npz`` file, whether or not targets lie beside them, its parts one after the other.
+
+    Raises:
+        DataError: the file is damaged, or its pictures cannot be told by their names.
+    """
+    contents = _read_npz(path)
+    names = [name for name in contents if _kind_and_part(name)[0] == "pictures"]
+    if not names and len(contents) == 1:
+        names = list(contents)
+    if not names:
+        raise DataError(f"{path} needs an array of pictures, named x or images; it holds {', '.join(contents) or 'nothing'}.")
+    try:
+        return np.concatenate([check_arrays(contents[name]) for name in names])
+    except (DataError, ValueError) as error:
+        raise DataError(f"{', '.join(names)} of {path} cannot be used: {error}") from error
+
+
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as members:

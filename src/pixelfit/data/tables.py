@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ _LOOKED_AT = 100  # rows in which paths are looked for
 class _Kind:
     title: str
     read: Callable[[Path], pd.DataFrame]
+    pieces: Callable[[Path, str | None, int], Iterator[pd.DataFrame]]  # of one column (None: of all), so many rows in each
 
 
 def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
@@ -47,14 +49,41 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except ImportError as error:
-        raise DataError(f"{path} is a Parquet file, which needs the package pyarrow: pip install 'pixelfit[parquet]'.") from error
+        raise _needs_pyarrow(path) from error
+
+
+def _needs_pyarrow(path: Path) -> DataError:
+    return DataError(f"{path} is a Parquet file, which needs the package pyarrow: pip install 'pixelfit[parquet]'.")
+
+
+def _csv_pieces(path: Path, column: str | None, rows: int, separator: str = ",") -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    columns = None if column is None else [column]
+    yield from pd.read_csv(path, sep=separator, encoding="utf-8-sig", chunksize=rows, usecols=columns)
+
+
+def _json_pieces(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    yield from pd.read_json(path, lines=True, dtype=False, chunksize=rows)
+
+
+def _parquet_pieces(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise _needs_pyarrow(path) from error
+    columns = None if column is None else [column]
+    for batch in parquet.ParquetFile(path).iter_batches(rows, columns=columns):
+        yield batch.to_pandas()
 
 
 KINDS: Mapping[str, _Kind] = {
-    ".csv": _Kind("a CSV file", _read_csv),
-    ".tsv": _Kind("a TSV file", lambda path: _read_csv(path, "\t")),
-    ".parquet": _Kind("a Parquet file", _read_parquet),
-    ".jsonl": _Kind("a JSON Lines file", _read_json_lines),
+    ".csv": _Kind("a CSV file", _read_csv, _csv_pieces),
+    ".tsv": _Kind("a TSV file", partial(_read_csv, separator="\t"), partial(_csv_pieces, separator="\t")),
+    ".parquet": _Kind("a Parquet file", _read_parquet, _parquet_pieces),
+    ".jsonl": _Kind("a JSON Lines file", _read_json_lines, _json_pieces),
 }
 
 
@@ -78,6 +107,40 @@ def from_table_file(path: Path, columns: Columns) -> Table:
             raise
         raise DataError(f"{path} cannot be read as {kind.title}: {error}.") from error
     return from_frame(frame, columns, name=path.stem, told_as=str(path), folder=path.parent)
+
+
+def path_column(path: Path, named: str | None) -> str:
+    """The column of paths of a table's file, the named one or the one that looks like it.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column.
+        OptionError: the named column does not exist.
+    """
+    first = next(_frames(path, None, _LOOKED_AT), None)
+    if first is None:
+        raise DataError(f"{path} has no rows below its header.")
+    names = [str(name) for name in first.columns]
+    if named is not None and named not in names:
+        raise OptionError(f"--pictures {named!r} is no column of {path}; its columns are {', '.join(names)}.")
+    return named or _picture_column(first.set_axis(names, axis=1), set(), str(path), path.parent)
+
+
+def path_entries(path: Path, column: str, rows: int) -> Iterator[list[str | None]]:
+    """The paths in a table's file, so many rows at a time; None where there is none."""
+    for frame in _frames(path, column, rows):
+        missing = frame[column].isna().tolist()
+        yield [None if gone else str(entry) for gone, entry in zip(missing, frame[column].tolist(), strict=True)]
+
+
+def _frames(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]:
+    """A table's file in pieces of so many rows, with one column or with all of them."""
+    kind = KINDS[path.suffix.lower()]
+    try:
+        yield from kind.pieces(path, column, rows)
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, (DataError, PermissionError)):
+            raise
+        raise DataError(f"{path} cannot be read as {kind.title}: {error}.") from error
 
 
 def from_frame(frame: pd.DataFrame, columns: Columns, *, name: str, told_as: str, folder: Path) -> Table:
