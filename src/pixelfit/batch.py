@@ -80,6 +80,25 @@ class Totals:
         )
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Some pictures, what is predicted for those that can be read (None where none can), and why the others cannot be."""
+
+    items: tuple[Item, ...]
+    reasons: tuple[str | None, ...]
+    forecast: Forecast | None
+    strangeness: Strangeness | None
+
+
+def examined(examiner: Examiner, items: Iterator[Item]) -> Iterator[Chunk]:
+    """Pictures with their predictions, some at a time; the next are decoded while these are predicted for."""
+    for chunk, pictures in _decoded(items, examiner.spec):
+        reasons = tuple(picture if isinstance(picture, str) else None for picture in pictures)
+        good = [picture for picture in pictures if not isinstance(picture, str)]
+        forecast, strangeness = examiner.examined(np.stack(good)) if good else (None, None)
+        yield Chunk(tuple(chunk), reasons, forecast, strangeness)
+
+
 def predicted(examiner: Examiner, items: Iterator[Item], coverage: float | None) -> Rows:
     """Rows for pictures, some at a time, each with the same columns; those that cannot be read have their ``error`` and no more.
 
@@ -88,26 +107,23 @@ def predicted(examiner: Examiner, items: Iterator[Item], coverage: float | None)
     """
     headers: list[str] | None = None
     waiting: list[Row] = []
-    for chunk, pictures in _decoded(items, examiner.spec):
-        good = [picture for picture in pictures if not isinstance(picture, str)]
+    for chunk in examined(examiner, items):
         columns: dict[str, Sequence[Json]] = {}
-        if good:
-            columns = _columns(examiner, np.stack(good), coverage)
+        if chunk.forecast is not None:
+            columns = _columns(examiner, chunk.forecast, chunk.strangeness, coverage)
             headers = list(columns)
-        place = iter(range(len(good)))
-        rows: list[Row] = []
-        for item, picture in zip(chunk, pictures, strict=True):
-            if isinstance(picture, str):
-                rows.append({NAME: item.name, ERROR: picture})
-            else:
-                at = next(place)
-                rows.append({NAME: item.name, **{name: values[at] for name, values in columns.items()}, ERROR: None})
-        waiting += rows
+        places = iter(range(len(chunk.items)))
+        for item, reason in zip(chunk.items, chunk.reasons, strict=True):
+            values: Row = {}
+            if reason is None:
+                place = next(places)
+                values = {name: column[place] for name, column in columns.items()}
+            waiting.append({NAME: item.name, **values, ERROR: reason})
         if headers is not None:
             yield [_whole(row, headers) for row in waiting]
             waiting = []
-    if waiting:  # not one picture could be read: the columns are those of a picture that is all black
-        headers = list(_columns(examiner, _black(examiner.spec), coverage))
+    if waiting:  # not one picture could be read
+        headers = list(_columns(examiner, *_of_black(examiner), coverage))
         yield [_whole(row, headers) for row in waiting]
 
 
@@ -165,23 +181,33 @@ def check_form(out: Path) -> None:
             raise OptionError(f"{out} needs the package pyarrow: pip install 'pixelfit[parquet]'.") from error
 
 
-def _columns(examiner: Examiner, pictures: Array, coverage: float | None) -> dict[str, Sequence[Json]]:
-    forecast, strangeness = examiner.examined(pictures)
+def _columns(
+    examiner: Examiner, forecast: Forecast, strangeness: Strangeness | None, coverage: float | None
+) -> dict[str, Sequence[Json]]:
     answers = examiner.answers
     columns: dict[str, Sequence[Json]] = dict(answers.said(forecast.raw, alone=True))
     if coverage is not None:
         assert examiner.conformal is not None
         columns |= answers.sureness(examiner.conformal, forecast, coverage)
     columns |= dict(answers.shares(forecast.raw))
-    columns = {f"predicted_{name}" if name in _OWN else name: values for name, values in columns.items()}
+    columns = {f"predicted_{name}" if name in _OWN else name: list(map(_plain, values)) for name, values in columns.items()}
     if strangeness is not None:
         columns[UNLIKE] = [bool(value > 1) for value in strangeness.values]
         columns[STRANGENESS] = [float(f"{value:.4g}") for value in strangeness.values]
     return columns
 
 
-def _black(spec: PictureSpec) -> Array:
-    return np.zeros((1, spec.height, spec.width, spec.channels), np.uint8 if spec.scale == "byte" else np.float32)
+def _plain(value: Json) -> Json:
+    """Numbers to the seven digits that single precision, in which models compute, has."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _of_black(examiner: Examiner) -> tuple[Forecast, Strangeness | None]:
+    """What is said of a black picture, which tells what the columns are where no picture can be read."""
+    spec = examiner.spec
+    return examiner.examined(
+        np.zeros((1, spec.height, spec.width, spec.channels), np.uint8 if spec.scale == "byte" else np.float32)
+    )
 
 
 def _whole(row: Row, headers: Sequence[str]) -> Row:
@@ -297,9 +323,10 @@ def _to_parquet(part: Path, out: Path, examiner: Examiner) -> None:
 
 
 def _kinds(examiner: Examiner, headers: Sequence[str]) -> dict[str, str]:
-    """What each column holds, as a black picture's prediction tells."""
-    columns = _columns(examiner, _black(examiner.spec), None)
-    shares = {name for name, _ in examiner.answers.shares(examiner.examined(_black(examiner.spec))[0].raw)}
+    """What each column holds."""
+    forecast, strangeness = _of_black(examiner)
+    columns = _columns(examiner, forecast, strangeness, None)
+    shares = {name for name, _ in examiner.answers.shares(forecast.raw)}
 
     def kind(name: str) -> str:
         value = columns[name][0] if name in columns else ""

@@ -15,6 +15,7 @@ from pixelfit.errors import OptionError, PixelfitError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pixelfit.assess import Assessment
     from pixelfit.automl import Run
     from pixelfit.batch import Totals
     from pixelfit.live import LiveView
@@ -280,6 +281,35 @@ def predict(
     _tell_predicted(totals, out, console)
 
 
+@app.command()
+def evaluate(
+    run: RunArgument,
+    source: SourceArgument,
+    target: TargetOption = None,
+    pictures: PicturesOption = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Of the intervals or sets that are checked. Default: 0.9; 0 for none.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file to write the figures into.")] = None,
+) -> None:
+    """Measure a finished run's model on SOURCE, whose targets are known."""
+    from pixelfit.display import Display
+    from pixelfit.files import write_json
+    from pixelfit.predictor import Predictor
+
+    predictor = Predictor.load(run)
+    console = _console()
+    with Display(console, budget_s=None, started=STARTED, ends="") as display:
+        found = predictor.evaluate(
+            source, target=target, coverage=coverage, pictures=pictures, data_dir=data_dir, progress=display
+        )
+    _print_assessment(console, found)
+    if out is not None:
+        write_json(out, found.to_json())
+        typer.echo(f"Wrote {out}.")
+
+
 def _tell_predicted(totals: Totals, out: Path | None, console: Console) -> None:
     """How it went; raises DataError where not one picture could be predicted for."""
     from rich.text import Text
@@ -292,11 +322,10 @@ def _tell_predicted(totals: Totals, out: Path | None, console: Console) -> None:
     if out is not None:
         console.print(Text(f"Wrote {number_of(totals.rows, 'row')} to {out}."))
     if totals.failed:
-        console.print(
-            Text(f"{totals.failed:,} of them have an error instead of a prediction; the first is {totals.first_failure}.")
-        )
+        failed = number_of(totals.failed, "picture")
+        console.print(Text(f"{failed} cannot be used (column error); the first is {totals.first_failure}."))
     if totals.unlike:
-        console.print(Text(f"{totals.unlike:,} of them are unlike anything seen in training: see the column unlike."))
+        console.print(Text(f"Unlike anything seen in training (column unlike): {number_of(totals.unlike, 'picture')}."))
 
 
 @app.command()
@@ -518,6 +547,33 @@ def _print_result(console: Console, run: Run) -> None:
     console.print(Text(f"Report:  {run.folder.report_file}"), soft_wrap=True)
     console.print(Text(f"Predict: pixelfit predict {run.folder.path} IMAGE..."), soft_wrap=True)
     console.print(Text(f"Took {clock(run.wall_s)}, {len(run.trials)} trials."))
+
+
+def _print_assessment(console: Console, found: Assessment) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pixelfit.metrics import TITLES, percent, shown
+    from pixelfit.words import number_of
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in (f"On {number_of(found.rows, 'picture')} of {found.source}", "value", "95 % interval"):
+        table.add_column(name, justify="left" if name.startswith("On") else "right")
+    for name, interval in found.metrics.items():
+        table.add_row(TITLES[name], shown(name, interval.value), f"{shown(name, interval.low)} – {shown(name, interval.high)}")
+    console.print(table)
+    if found.covered is not None and found.coverage is not None:
+        ends = f"{percent(found.covered.low)} – {percent(found.covered.high)}"
+        console.print(
+            Text(
+                f"The truth lies in {percent(found.covered.value)} ({ends}) of the {100 * found.coverage:g} % intervals or sets."
+            )
+        )
+    if found.unlike is not None:
+        console.print(Text(f"Unlike anything seen in training: {percent(found.unlike)}."))
+    if found.left_out:
+        first = found.left_out[0]
+        console.print(Text(f"Left out: {number_of(len(found.left_out), 'picture')}; the first is {first.ref}: {first.reason}."))
 
 
 def _print_each(console: Console, run: Run) -> None:

@@ -76,7 +76,9 @@ def together(shares: Sequence[tuple[Trial, float]], facts: Facts, folder: RunFol
         for trial, share in shares
         for place in folder.model_folders(trial)
     )
-    return Predictor(facts.task, facts.classes, facts.target_name, members, target_names=facts.target_names)
+    return Predictor(
+        facts.task, facts.classes, facts.target_name, members, target_names=facts.target_names, yardstick=facts.yardstick
+    )
 
 
 def _grown(trials: Sequence[Trial], losses: Losses) -> list[Trial]:

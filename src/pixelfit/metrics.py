@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from pixelfit.types import Array, Facts, Floats, Interval, Ints, Kind, Label, LabelScores, ReliabilityBin
+from pixelfit.types import Array, Facts, Floats, Interval, Ints, Kind, Label, LabelScores, ReliabilityBin, Yardstick
 
 _LEAST_PROBABILITY = 1e-15
 RESAMPLES = 1_000
@@ -251,7 +251,7 @@ _ALWAYS: Mapping[Kind, Metrics] = {
 }
 
 
-def metrics_for(facts: Facts) -> Metrics:
+def metrics_for(facts: Facts | Yardstick) -> Metrics:
     """The metrics that suit the targets, the most telling first."""
     chosen = _ALWAYS[facts.kind]
     scales = facts.target_scales
@@ -333,7 +333,7 @@ def measure(facts: Facts, targets: Array, predictions: Array) -> dict[str, float
     return {name: chosen[name](targets, predictions) for name in names}
 
 
-def measure_with_intervals(facts: Facts, targets: Array, predictions: Array, *, seed: int) -> dict[str, Interval]:
+def measure_with_intervals(facts: Facts | Yardstick, targets: Array, predictions: Array, *, seed: int) -> dict[str, Interval]:
     """Every metric with a 95 % percentile bootstrap interval over the rows (Efron 1979), 1,000 resamples."""
     return _with_intervals(metrics_for(facts), targets, predictions, seed)
 

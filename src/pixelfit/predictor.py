@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pixelfit.answers import Answers, answers_of
+from pixelfit.assess import Assessment, Known, assess
 from pixelfit.batch import predicted
 from pixelfit.conformal import Conformal, Intervals, Sets, SeveralIntervals, enough, quantile
 from pixelfit.data.arrays import check_arrays
+from pixelfit.data.sources import Source
 from pixelfit.data.store import decode_files, to_spec
 from pixelfit.data.streams import source_of
 from pixelfit.errors import DataError, RunError
@@ -25,7 +27,7 @@ from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models.familiarity import Familiarity, statistics_of
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress, Silent
-from pixelfit.types import Array, Forecast, Json, Kind, Label, PictureSpec, Strangeness, Task, kind_of
+from pixelfit.types import Array, Columns, Forecast, Json, Kind, Label, PictureSpec, Strangeness, Task, Yardstick, kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +57,7 @@ class Predictor:
     ``conformal`` gives intervals or sets around predictions; None in a predictor that was never calibrated, or of several
     labels a picture. ``target_names`` are those of several numbers a picture, and empty for all other kinds of targets.
     ``familiarity`` compares pictures with those that the first member learned from; None where none are remembered.
+    ``yardstick`` says how predictions are measured; None in a predictor of an older version.
     """
 
     task: Task
@@ -65,6 +68,7 @@ class Predictor:
     conformal: Conformal | None = None
     target_names: tuple[str, ...] = ()
     familiarity: Familiarity | None = None
+    yardstick: Yardstick | None = None
 
     @property
     def kind(self) -> Kind:
@@ -189,6 +193,32 @@ class Predictor:
         for rows in predicted(self, source.items(), wanted):
             yield pd.DataFrame(rows)
 
+    def evaluate(
+        self, source: Source, *, target: str | Sequence[str] | None = None, coverage: float | None = None,
+        pictures: str | None = None, data_dir: Path | None = None, progress: Progress | None = None,
+    ) -> Assessment:  # fmt: skip
+        """How good the model is on pictures whose targets are known.
+
+        Args:
+            source: as for ``fit``; every picture counts, whatever part of the data it is said to be of.
+            target: a table's column of targets, or several; by default those of the names that the model was trained with.
+            coverage: of the intervals or sets; 0 for none, None for 0.9 where the model was calibrated on enough pictures for it.
+            pictures: a table's column of paths, where there are several.
+            data_dir: where the files of a named data set are.
+            progress: is told how far it is.
+
+        Raises:
+            DataError: nothing can be read, or the targets are not of the model's kind, or hold classes that it does not know.
+        """
+        if self.yardstick is None:
+            raise DataError("This model was saved by a version of pixelfit that did not note how to measure it; fit it again.")
+        known = Known(self.task, self.yardstick, self.target_name, self.target_names, self.classes)
+        targets = (target,) if isinstance(target, str) else tuple(target or ())
+        return assess(
+            self, known, source, Columns(targets, pictures),
+            coverage=self.usual_coverage(coverage), data_dir=data_dir, progress=progress or Silent(),
+        )  # fmt: skip
+
     def predict_forecast(self, X: object, *, progress: Progress | None = None) -> Forecast:
         """Predictions with their sureness; X as for ``predict``."""
         return self.forecast(self._stored(X, progress or Silent()))
@@ -301,6 +331,8 @@ class Predictor:
         }
         if self.target_names:
             description["target_names"] = self.target_names
+        if self.yardstick is not None:
+            description["yardstick"] = asdict(self.yardstick)
         write_json(folder / "predictor.json", description)  # last: a folder without it is not yet a predictor
 
     @staticmethod
@@ -330,6 +362,7 @@ class Predictor:
                 _load_conformal(described.get("conformal"), place),
                 tuple(described.get("target_names", ())),
                 Familiarity.load(place),
+                _load_yardstick(described.get("yardstick")),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunError(f"{file} cannot be read: {error}.") from error
@@ -348,6 +381,12 @@ def _save_conformal(conformal: Conformal | None, folder: Path) -> Json:
         each = [{"floor": one.floor, "scaled": one.scaled} for one in conformal.each]
         return {"kind": "several intervals", "each": each}
     return {"kind": "intervals", "floor": conformal.floor, "scaled": conformal.scaled}
+
+
+def _load_yardstick(described: Json) -> Yardstick | None:
+    if described is None:
+        return None
+    return Yardstick(**{**described, "target_scales": tuple(described["target_scales"])})
 
 
 def _load_conformal(described: Json, folder: Path) -> Conformal | None:

@@ -155,6 +155,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Yardstick:
+    """What has to be known of targets to measure predictions of them; ``Facts`` explain each."""
+
+    kind: Kind
+    metric: Metric
+    whole_numbers: bool
+    target_scales: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """What inspection found: the task and why, the classes, sizes, duplicates, and what is odd."""
 
@@ -190,6 +200,11 @@ class Facts:
     def kind(self) -> Kind:
         """What a picture's target is."""
         return kind_of(self.task, several=bool(self.target_names))
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """How predictions of such targets are measured."""
+        return Yardstick(self.kind, self.metric, self.whole_numbers, self.target_scales)
 
     def to_json(self) -> dict[str, Json]:
         """The facts as JSON; what only several targets have is left out for one."""

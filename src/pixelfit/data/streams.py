@@ -15,6 +15,7 @@ from pixelfit.data.tables import PICTURE_SUFFIXES, is_table, path_column, path_e
 from pixelfit.errors import DataError, OptionError
 from pixelfit.progress import Progress
 from pixelfit.types import Array, PictureFile
+from pixelfit.words import number_of
 
 STANDARD_INPUT = "-"
 _ROWS = 1_000  # of a table at once
@@ -95,7 +96,7 @@ def _below(folder: Path, told_as: Path, progress: Progress) -> Source:
     if total == 0:
         raise DataError(f"{told_as} holds no pictures (files that end in {', '.join(sorted(PICTURE_SUFFIXES))}).")
     if others:
-        progress.say(f"{others:,} files in {told_as} do not end as pictures do, and are passed over.")
+        progress.say(f"Passed over in {told_as}: {number_of(others, 'file')} whose names do not end as pictures' do.")
 
     def items() -> Iterator[Item]:
         for file in _files(folder):

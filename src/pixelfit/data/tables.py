@@ -109,6 +109,15 @@ def from_table_file(path: Path, columns: Columns) -> Table:
     return from_frame(frame, columns, name=path.stem, told_as=str(path), folder=path.parent)
 
 
+def columns_of(source: object) -> list[str]:
+    """The names of a table's columns, of its file or a DataFrame; none of anything else."""
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        first = next(_frames(path, None, 1), None) if is_table(path) and path.is_file() else None
+        return [] if first is None else [str(name) for name in first.columns]
+    return [str(name) for name in getattr(source, "columns", ())]
+
+
 def path_column(path: Path, named: str | None) -> str:
     """The column of paths of a table's file, the named one or the one that looks like it.
 
@@ -117,7 +126,7 @@ def path_column(path: Path, named: str | None) -> str:
         OptionError: the named column does not exist.
     """
     first = next(_frames(path, None, _LOOKED_AT), None)
-    if first is None:
+    if first is None or first.empty:
         raise DataError(f"{path} has no rows below its header.")
     names = [str(name) for name in first.columns]
     if named is not None and named not in names:
