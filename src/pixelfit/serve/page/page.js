@@ -256,10 +256,11 @@
       const { item, error } = row;
       row.entry = item ? make("button", { type: "button", "aria-pressed": "false" }) : make("div");
       row.entry.classList.add("entry");
-      row.entry.append(picture(row.url, ""), make("span", { text: row.file.name }));
-      if (error) row.entry.append(make("span", { name: "wrong", text: error }));
-      if (item) row.entry.append(make("b", { text: inShort(item) }));
-      if (item?.unlike) row.entry.append(make("span", { name: "wrong", text: "Unlike anything seen in training" }));
+      const lines = make("span", { name: "lines" }, make("span", { text: row.file.name }));
+      if (error) lines.append(make("span", { name: "wrong", text: error }));
+      if (item) lines.append(make("b", { text: inShort(item) }));
+      if (item?.unlike) lines.append(make("span", { name: "wrong", text: "Unlike anything seen in training" }));
+      row.entry.append(picture(row.url, ""), lines);
       if (item) on(row.entry, "click", () => select(row));
       row.line.replaceChildren(row.entry);
     }
@@ -446,18 +447,22 @@
     pause = setTimeout(predictDrawing, PAUSE_MS);
   });
 
-  async function predictDrawing() {
+  function predictDrawing() {
     clearTimeout(pause);
     if (isEmpty) return complain("Nothing is drawn yet.");
-    const signal = supersede();
     const sent = make("canvas", { width: board.width / SHARP, height: board.height / SHARP });
     const paint = sent.getContext("2d");
     Object.assign(paint, { imageSmoothingQuality: "high", fillStyle: "#ffffff" });
     paint.drawImage(board, 0, 0, sent.width, sent.height);
     paint.globalCompositeOperation = "difference"; // white less what was drawn
     if (at("dark-ink").checked) paint.fillRect(0, 0, sent.width, sent.height);
-    const blob = await new Promise((done) => sent.toBlob(done, "image/png"));
-    if (!signal.aborted) predict([new File([blob], "drawing.png", { type: blob.type })]);
+    predict([fileOf(sent, "drawing.png", "image/png")]);
+  }
+
+  // The canvas as a file; its own toBlob may wait a second for the browser to be idle.
+  function fileOf(canvas, name, type) {
+    const bytes = atob(canvas.toDataURL(type, 0.92).split(",")[1]);
+    return new File([Uint8Array.from(bytes, (each) => each.charCodeAt(0))], name, { type });
   }
 
   on(at("predict"), "click", predictDrawing);
@@ -499,11 +504,10 @@
     at("camera").hidden = true;
   }
 
-  on(at("shoot"), "click", async () => {
+  on(at("shoot"), "click", () => {
     const photo = make("canvas", { width: video.videoWidth, height: video.videoHeight });
     photo.getContext("2d").drawImage(video, 0, 0);
-    const blob = await new Promise((done) => photo.toBlob(done, "image/jpeg", 0.92));
-    predict([new File([blob], "photo.jpg", { type: blob.type })]);
+    predict([fileOf(photo, "photo.jpg", "image/jpeg")]);
   });
 
   // ---- the rest of the input ----
