@@ -43,20 +43,20 @@
   const namesOf = (item) => (about.target_names.length ? about.target_names : Object.keys(item.prediction));
   const widthOf = (item, name) => (item.low ? item.high[name] - item.low[name] : undefined);
 
-  // A number in few characters: a prediction with the digits that its interval leaves a meaning, and one more.
+  // Digits after the point with which there are at least so many steps in this width.
+  const digitsOf = (width, steps) => Math.min(20, Math.max(0, Math.ceil(-Math.log10(width / steps))));
+
+  // A number in few characters: a prediction with the digits to which its interval leaves a meaning, and one more.
   function inWords(value, width) {
     const size = Math.abs(value);
     if (size >= 1e15 || (size > 0 && size < 1e-6)) return value.toExponential(2);
-    const most = { maximumFractionDigits: Math.min(20, digitsOf(width) + 1) };
+    const most = { maximumFractionDigits: digitsOf(width, 50) };
     const plain = size >= 1e4 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 4 };
     return value.toLocaleString("en", width > 0 ? most : plain).replace(/^-0$/, "0");
   }
 
-  // Digits after the point, so that an interval of this width has at least five steps.
-  const digitsOf = (width) => Math.min(20, Math.max(0, Math.ceil(-Math.log10(width / 5))));
-
   function spanInWords(low, high) {
-    const digits = high > low ? digitsOf(high - low) : 3;
+    const digits = high > low ? digitsOf(high - low, 5) : 3;
     const format = { minimumFractionDigits: digits, maximumFractionDigits: digits };
     return `${low.toLocaleString("en", format)} to ${high.toLocaleString("en", format)}`;
   }
