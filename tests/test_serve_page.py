@@ -675,6 +675,19 @@ def test_the_camera_takes_a_picture_and_is_let_go(chromium: str) -> None:
 
 
 @pytest.mark.browser
+def test_a_camera_that_is_given_too_late_is_let_go(chromium: str) -> None:
+    late = CAMERA.replace(
+        "async () => window.stream", "() => new Promise((given) => { window.give = () => given(window.stream); })"
+    )
+    with page_of(chromium, Stub(about("number")), script=late) as page:
+        page.check("input[value=camera]")
+        page.check("input[value=file]")
+        page.evaluate("give()")
+        until(page, "stream.getTracks().every((track) => track.readyState === 'ended')")
+        assert page.evaluate("document.querySelector('video').srcObject") is None
+
+
+@pytest.mark.browser
 def test_without_a_camera_there_is_a_sentence(chromium: str) -> None:
     script = "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError'));"
     with page_of(chromium, Stub(about("number")), script=script) as page:

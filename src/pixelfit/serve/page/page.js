@@ -439,7 +439,7 @@
   });
   on(board, "pointermove", (event) => {
     if (stroke?.pointer !== event.pointerId) return;
-    for (const each of [...event.getCoalescedEvents(), event]) drawTo(each);
+    for (const each of [...(event.getCoalescedEvents?.() ?? []), event]) drawTo(each);
   });
   on(board, "lostpointercapture", (event) => {
     if (stroke?.pointer !== event.pointerId) return;
@@ -486,7 +486,9 @@
   async function startCamera() {
     try {
       at("camera-note").textContent = "Waiting for the camera.";
-      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      stopCamera(); // the one of an earlier asking
+      video.srcObject = stream;
       if (chosenWay() !== "camera") return stopCamera(); // left while the browser was asking
       await video.play();
       at("camera-note").textContent = "";
