@@ -264,15 +264,15 @@
       if (item) on(row.entry, "click", () => select(row));
       row.line.replaceChildren(row.entry);
     }
-    const done = rows.filter((row) => row.item).length;
-    const failed = rows.filter((row) => row.error).length;
-    const all = counted(rows.length, "picture");
-    at("progress").textContent = `${done.toLocaleString("en")} of ${all} predicted${failed ? `, ${failed.toLocaleString("en")} not` : ""}.`;
+    const [done, failed] = ["item", "error"].map((what) => rows.filter((row) => row[what]).length.toLocaleString("en"));
+    const but = failed === "0" ? "" : `, ${failed} not`;
+    at("progress").textContent = `${done} of ${counted(rows.length, "picture")} predicted${but}.`;
   }
 
   function showItem({ item, answer, file, url, rows }) {
     const says = make("div", { name: "says" }, make("p", { name: "dim small", text: file.name }));
-    const box = make("div", { name: "answer" }, make("div", { name: "picture" }, picture(url, `Your picture ${file.name}`)), says);
+    const shown = make("div", { name: "picture" }, picture(url, `Your picture ${file.name}`));
+    const box = make("div", { name: "answer" }, shown, says);
     const warning = "Unlike anything seen in training: do not rely on this prediction.";
     if (item.unlike) box.prepend(make("p", { name: "note", text: warning }));
     ({ number: sayNumber, numbers: sayNumbers, label: sayLabel, labels: sayLabels })[about.kind](item, says, box);
