@@ -14,7 +14,8 @@ import pixelfit
 from benchmarks import shared
 from pixelfit import metrics
 from pixelfit.data.sources import load_table
-from pixelfit.export.onnx import INPUT, session_of, write_int8, write_onnx
+from pixelfit.export.onnx import write_int8, write_onnx
+from pixelfit.graphs import INPUT, session_of
 from pixelfit.progress import Silent
 from pixelfit.runs import RunFolder
 from pixelfit.types import UNNAMED, Array

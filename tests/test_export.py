@@ -23,8 +23,9 @@ from pixelfit.data.pictures import resize, resizing
 from pixelfit.errors import OptionError, RunError
 from pixelfit.export import export, onnx
 from pixelfit.export.check import MOST_DIFFERENCE
-from pixelfit.export.onnx import INPUT, description_of, session_of, write_int8, write_onnx
+from pixelfit.export.onnx import write_int8, write_onnx
 from pixelfit.export.program import DESCRIPTION_FILE, write_program
+from pixelfit.graphs import INPUT, description_of, session_of
 from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model
 from pixelfit.options import checked_options

@@ -396,6 +396,31 @@ def export(
 
 
 @app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or an ONNX file that was exported from one.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine need a --token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="PIXELFIT_TOKEN", help="What requests must bring as Authorization: Bearer TOKEN.")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Largest file, in bytes.")] = 10 << 20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture, in pixels.")] = 50_000_000,
+    max_files: Annotated[int, typer.Option(min=1, help="Most files in a request.")] = 32,
+    max_requests: Annotated[int, typer.Option(min=1, help="Most requests under way at once.")] = 256,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Longest time for a request, in seconds.")] = 30.0,
+    workers: Annotated[int, typer.Option(help="Processes that answer.")] = 1,
+) -> None:
+    """Serve a finished run's model over HTTP, with a page to try it at /. Ctrl-C ends it."""
+    from pixelfit.display import Lines
+    from pixelfit.serve import Address
+    from pixelfit.serve import serve as served
+    from pixelfit.serve.limits import Limits
+
+    limits = Limits(max_bytes, max_pixels, max_files, max_requests, timeout)
+    served(run, Address(host, port), token=token, limits=limits, workers=workers, progress=Lines(_console()))
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, two or more.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write a file: .html, .json or .csv.")] = None,

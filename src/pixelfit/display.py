@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pixelfit.metrics import TITLES, percent, shown
+from pixelfit.progress import Silent
 from pixelfit.types import Scores, Trial
 
 _REFRESH = 4  # a second: more would take time from training
@@ -98,6 +99,17 @@ class Display:
         if self._best is not None:
             rows.add_row("Best so far", "", Text(f"#{self._best.number} {self._best.family}, {scored(self._best)}"))
         return Group(rows, Text(self._ends, style="dim"))
+
+
+class Lines(Silent):
+    """Prints what is said, and no bars: for what goes on without an end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(Text(text), soft_wrap=True)
 
 
 def scored(trial: Trial) -> str:

@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import psutil
-import torch
 
 from pixelfit.types import Json
 
@@ -20,6 +19,8 @@ _VERSIONS_OF = ("pixelfit", "torch", "numpy", "scikit-learn", "optuna", "pillow"
 
 def environment() -> Json:
     """Versions and hardware as JSON."""
+    import torch
+
     versions = {name: metadata.version(name) for name in _VERSIONS_OF}
     return {
         "python": platform.python_version(),
@@ -93,5 +94,7 @@ def _instructions() -> str:
     Two machines that both call themselves "AMD EPYC" with 2 cores trained at 250 and 71 GFLOP/s: one had AVX-512 with
     bfloat16, the other AVX2.
     """
+    import torch
+
     found = torch.backends.cpu.get_cpu_capability()
     return f"{found} with bfloat16" if torch.cpu._is_avx512_bf16_supported() else found

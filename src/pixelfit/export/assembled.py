@@ -105,6 +105,7 @@ def description(predictor: Predictor, name: str) -> Json:
         "format": FORMAT,
         "pixelfit": metadata.version("pixelfit"),
         "run": name,
+        "version": predictor.version,
         "kind": predictor.kind,
         "task": predictor.task,
         "target_name": predictor.target_name,

@@ -19,6 +19,7 @@ from pixelfit.export.assembled import Assembled, description
 from pixelfit.export.check import Parity, checked
 from pixelfit.export.program import traced
 from pixelfit.files import written_beside
+from pixelfit.graphs import INPUT, METADATA_KEY, session_of
 from pixelfit.predictor import Predictor
 from pixelfit.runs import HeldOut, RunFolder
 from pixelfit.types import Array, Interval, Json
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-INPUT = "pictures"
-METADATA_KEY = "pixelfit"
 _OPSET = 18
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _QUANTIZED = ("Conv", "Gemm", "MatMul")
@@ -81,23 +80,6 @@ def write_int8(folder: RunFolder, out: Path) -> Cost:
         )
     out.with_suffix(".float.onnx").unlink()
     return Cost(facts.metric, len(to_judge.pictures), before, after)
-
-
-def session_of(file: Path, *, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A session of ONNX Runtime on the processor; with ``threads`` of 0 it takes one a core."""
-    runtime = _imported()[1]
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
-    return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def description_of(session: onnxruntime.InferenceSession, file: Path) -> Json:
-    """What ``description`` put into the file; raises RunError if pixelfit did not write it."""
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise RunError(f"{file} was not exported by pixelfit.")
-    return json.loads(text)
 
 
 def _write_graph(predictor: Predictor, run: str, file: Path) -> None:
