@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _measured(options: argparse.Namespace) -> shared.Json:
-    run = options.run or _new_run(options)
+    run = options.run or new_run(options)
     folder = RunFolder.existing(run)
     graph, small = folder.path / "export" / "model.onnx", folder.path / "export" / "model-int8.onnx"
     parity = write_onnx(folder, graph)
@@ -75,7 +75,8 @@ def _measured(options: argparse.Namespace) -> shared.Json:
     return {"difference": parity.largest, "checked": parity.pictures, "rows": rows}
 
 
-def _new_run(options: argparse.Namespace) -> Path:
+def new_run(options: argparse.Namespace) -> Path:
+    """A finished regression on MNIST."""
     out = shared.fresh_folder("exported", "run")
     command = [sys.executable, "-P", "-m", "pixelfit", "fit", "mnist-5k" if options.quick else "mnist", "--task", "regression"]
     command += ["--trials", "3", "--steps", "20"] if options.quick else ["--budget", options.budget]
