@@ -33,7 +33,7 @@ from pixelfit.types import Array
 
 ROWS = ("load", "soak")
 _CONNECTIONS = (1, 8, 64)
-_ROUNDS, _SECONDS = 5, 5.0
+_ROUNDS, _SECONDS = 2, 3.0
 _BATCH = 64
 _SOAK = 100_000
 _BOMB_SIDE = 12_000  # pixels: 144 million in a small file
@@ -106,6 +106,7 @@ def _load(options: argparse.Namespace, run: Path) -> shared.Json:
 
 def _as_files(pictures: Array) -> Path:
     folder = shared.fresh_folder("serving", "pictures")
+    folder.mkdir(parents=True)
     for place, picture in enumerate(pictures):
         (folder / f"{place:04d}.png").write_bytes(_png(picture))
     return folder

@@ -81,7 +81,7 @@ def serve(path: Path, address: Address, *, token: str | None, limits: Limits, wo
             os.environ[MULTIPROCESS_VARIABLE] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pixelfit-"))
         config = uvicorn.Config(
             "pixelfit.serve.app:from_environment", factory=True, workers=workers, log_level="warning", access_log=False,
-            server_header=False, timeout_keep_alive=_IDLE_S, timeout_graceful_shutdown=_GRACE_S,
+            server_header=False, proxy_headers=False, timeout_keep_alive=_IDLE_S, timeout_graceful_shutdown=_GRACE_S,
         )  # fmt: skip
         if workers > 1:
             from uvicorn.supervisors import Multiprocess

@@ -33,7 +33,7 @@ class ServedModel:
         Raises:
             RunError: the file is none that pixelfit exported, or of another version.
         """
-        self._session = session_of(file, threads=threads)
+        self._session = session_of(file, threads=threads, alone=False)
         described = description_of(self._session, file)
         if described.get("format") != FORMAT or "version" not in described:
             raise RunError(f"{file} was exported by another version of pixelfit: export it again.")
