@@ -48,12 +48,16 @@ class _Connection(asyncio.Protocol):
             now = time.perf_counter()
             self._client.asked.seconds.append(now - self._sent)
             self._client.asked.statuses[int(self._seen[9:12])] += 1
+            closes = b"connection: close" in self._seen[: self._seen.find(b"\r\n\r\n")].lower()
             self._seen.clear()
-            self._wanted = 0
-            self._next()
+            self._wanted, self._sent = 0, 0.0
+            if closes and self._transport is not None:
+                self._transport.close()
+            else:
+                self._next()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._wanted or self._sent:
+        if self._sent:
             self._client.asked.statuses[0] += 1
         self._client.lost(self)
 

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +32,12 @@ from pixelfit.types import Array
 
 ROWS = ("load", "soak")
 _CONNECTIONS = (1, 8, 64)
-_ROUNDS, _SECONDS = 2, 3.0
+_SERVERS: dict[str, tuple[str, ...] | None] = {
+    "pixelfit serve": (),
+    "pixelfit serve --workers 1": ("--workers", "1"),
+    "plain endpoint": None,
+}
+_ROUNDS, _SECONDS = 5, 5.0
 _BATCH = 64
 _SOAK = 100_000
 _BOMB_SIDE = 12_000  # pixels: 144 million in a small file
@@ -60,7 +64,8 @@ def main() -> None:
         notes=[
             "a run's final model on MNIST as numbers; 1,000 held-out pictures as PNG files, one a request as raw bytes; the "
             "client, in a process of its own, and the server share the cores",
-            "the bare loop has the pictures decoded and does nothing but run the graph, one or 64 at a time, on all cores",
+            "pixelfit serve has a worker a core where nothing else is said; the bare loop has the pictures decoded and does "
+            "nothing but run the graph, one or 64 at a time, on all cores",
             f"load: {_ROUNDS} rounds of {_SECONDS:g} s each, the servers in turns; medians, with the smallest and the largest",
             "plain endpoint: FastAPI and the same graph, no batching, limits or metrics (benchmarks/plain_endpoint.py)",
             "soak: 64 connections; good pictures as bytes, forms and base64, damaged ones, bombs, wrong types, cut and oversized "
@@ -90,14 +95,12 @@ def _load(options: argparse.Namespace, run: Path) -> shared.Json:
     graph = run / "export" / "model.onnx"
     seconds = 0.5 if options.quick else _SECONDS
     bare: dict[str, list[float]] = {"1": [], str(_BATCH): []}
-    served: dict[str, dict[str, list[shared.Json]]] = {
-        name: {str(count): [] for count in _CONNECTIONS} for name in ("pixelfit", "plain")
-    }
+    served: dict[str, dict[str, list[shared.Json]]] = {name: {str(count): [] for count in _CONNECTIONS} for name in _SERVERS}
     for _ in range(1 if options.quick else _ROUNDS):
         for batch, rates in bare.items():
             rates.append(_bare(graph, pictures, int(batch), seconds))
-        for name, starting in (("pixelfit", lambda: _serving(run)), ("plain", lambda: _plain(graph))):
-            with starting() as port:
+        for name, words in _SERVERS.items():
+            with _plain(graph) if words is None else _serving(run, *words) as port:
                 for count in served[name]:
                     _asked(port, folder, int(count), seconds / 5)
                     served[name][count].append(_asked(port, folder, int(count), seconds))
@@ -200,45 +203,47 @@ def _soak(options: argparse.Namespace, run: Path) -> shared.Json:
     count = 2_000 if options.quick else _SOAK
     requests = _mixture(RunFolder(run).read_held_out().pictures[:200])
     port = _free_port()
-    words = ("--max-bytes", str(1 << 20))
-    memory: list[float] = []
-    statuses: Counter[int] = Counter()
-    began = time.perf_counter()
-    for half in range(2):
-        command = [sys.executable, "-P", "-m", "pixelfit", "serve", str(run), "--port", str(port), *words]
+    command = [sys.executable, "-P", "-m", "pixelfit", "serve", str(run), "--port", str(port), "--max-bytes", str(1 << 20)]
+
+    def start() -> subprocess.Popen[bytes]:
         process = subprocess.Popen(command, env=shared.child_environment(), stdout=subprocess.DEVNULL)
         _wait(process, port)
-        asked = uvloop.run(_ask(port, requests, count // 2, process.pid, memory))
-        statuses += asked.statuses
-        good = httpx.post(f"http://127.0.0.1:{port}/predict", content=_png(np.zeros((28, 28, 1), np.uint8)), headers=_PNG)
-        if good.status_code != 200:
-            raise shared.BenchmarkError(f"After the requests a good picture is answered with {good.status_code}.")
-        process.send_signal(signal.SIGKILL if half == 0 else signal.SIGTERM)
-        process.wait(timeout=_STARTS_S)
+        return process
+
+    began = time.perf_counter()
+    asked, memory, process = uvloop.run(_ask(Client(port, requests, count=count), start, count))
+    good = httpx.post(f"http://127.0.0.1:{port}/predict", content=_png(np.zeros((28, 28, 1), np.uint8)), headers=_PNG)
+    if good.status_code != 200:
+        raise shared.BenchmarkError(f"After the requests a good picture is answered with {good.status_code}.")
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=_STARTS_S)
     return {
         "count": count,
         "seconds": time.perf_counter() - began,
-        "statuses": {str(status): number for status, number in sorted(statuses.items())},
+        "statuses": {str(status): number for status, number in sorted(asked.statuses.items())},
         "memory_mb": memory,
-        "ended_with": process.returncode,
     }
 
 
-_PNG = {"Content-Type": "image/png"}
-
-
-async def _ask(port: int, requests: list[bytes], count: int, pid: int, memory: list[float]) -> Asked:
-    client = Client(port, requests, count=count)
+async def _ask(
+    client: Client, start: Callable[[], subprocess.Popen[bytes]], count: int
+) -> tuple[Asked, list[list[float]], subprocess.Popen[bytes]]:
+    """Ask all; in the middle the server is killed, and started again at the same port. Memory before that and after it."""
+    process = start()
+    memory: list[list[float]] = [[]]
     asking = asyncio.create_task(client.run(64))
     while not asking.done():
-        memory.append(_rss_mb(pid))
+        memory[-1].append(shared.tree_rss_mb(process.pid))
+        if len(memory) == 1 and sum(client.asked.statuses.values()) >= count // 2:
+            process.kill()
+            process.wait()
+            process = await asyncio.to_thread(start)
+            memory.append([])
         await asyncio.wait([asking], timeout=1.0)
-    return asking.result()
+    return asking.result(), memory, process
 
 
-def _rss_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:")), 0.0)
+_PNG = {"Content-Type": "image/png"}
 
 
 def _mixture(pictures: Array) -> list[bytes]:
@@ -311,12 +316,12 @@ def _load_table(figures: shared.Json) -> str:
         ]
         for batch, values in figures["bare"].items()
     ]
-    for name, title in (("pixelfit", "pixelfit serve"), ("plain", "plain endpoint")):
-        for count, rounds in figures["served"][name].items():
+    for name, measured in figures["served"].items():
+        for count, rounds in measured.items():
             rates = [each["per_s"] for each in rounds]
             lines.append(
                 [
-                    title,
+                    name,
                     count,
                     shared.spread(rates, "{:,.0f}"),
                     shared.spread([each["p50_ms"] for each in rounds]),
@@ -329,16 +334,11 @@ def _load_table(figures: shared.Json) -> str:
 
 
 def _soak_table(figures: shared.Json) -> str:
-    memory = figures["memory_mb"]
-    parts = np.array_split(memory, 10)
     counted = ", ".join(f"{number:,} × {status}" for status, number in figures["statuses"].items())
-    head = ["requests", "answers", "seconds", "resident memory by tenths of the time, MB"]
-    line = [
-        f"{figures['count']:,}",
-        counted,
-        f"{figures['seconds']:.0f}",
-        " ".join(f"{part.max():.0f}" for part in parts if len(part)),
-    ]
+    halves = [[max(part) for part in np.array_split(half, 5) if len(part)] for half in figures["memory_mb"]]
+    memory = "; after the kill ".join(" ".join(f"{most:.0f}" for most in half) for half in halves)
+    head = ["requests", "answers by status (0: cut off by the kill)", "seconds", "resident memory by fifths of the time, MB"]
+    line = [f"{figures['count']:,}", counted, f"{figures['seconds']:.0f}", memory]
     return shared.table(head, [line])
 
 

@@ -527,7 +527,7 @@ def command(run: Run | Path, *words: str, **environment: str) -> Iterator[tuple[
 
 def test_it_finishes_what_it_accepted_and_ends(regression_run: Run) -> None:
     graph_of(regression_run)
-    with command(regression_run) as (process, port):
+    with command(regression_run, "--workers", "1") as (process, port):
         half = Half(port)
         waited(
             lambda: (
@@ -552,9 +552,10 @@ def test_it_finishes_what_it_accepted_and_ends(regression_run: Run) -> None:
         assert process.wait(_PATIENCE_S) in (0, -signal.SIGTERM)
 
 
-def test_after_a_kill_it_starts_again_at_the_same_port(regression_run: Run) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_after_a_kill_it_starts_again_at_the_same_port(workers: str, regression_run: Run) -> None:
     graph_of(regression_run)
-    with command(regression_run) as (process, port):
+    with command(regression_run, "--workers", workers) as (process, port):
         assert httpx.post(f"http://127.0.0.1:{port}/predict", **raw(GOOD)).status_code == 200
         process.kill()
         process.wait()

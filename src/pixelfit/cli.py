@@ -406,9 +406,9 @@ def serve(
     max_bytes: Annotated[int, typer.Option(min=1, help="Largest file, in bytes.")] = 10 << 20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture, in pixels.")] = 50_000_000,
     max_files: Annotated[int, typer.Option(min=1, help="Most files in a request.")] = 32,
-    max_requests: Annotated[int, typer.Option(min=1, help="Most requests under way at once.")] = 256,
+    max_requests: Annotated[int, typer.Option(min=1, help="Most requests that a worker has under way at once.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.001, help="Longest time for a request, in seconds.")] = 30.0,
-    workers: Annotated[int, typer.Option(help="Processes that answer.")] = 1,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer. Default: one a core, up to 4.")] = None,
 ) -> None:
     """Serve a finished run's model over HTTP, with a page to try it at /. Ctrl-C ends it."""
     from pixelfit.display import Lines

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelfit.environment import usable_cores
 from pixelfit.errors import OptionError
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder
@@ -17,6 +18,7 @@ from pixelfit.serve.limits import Limits
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "onnxruntime")
 _GRAPH = Path("export") / "model.onnx"
+_MOST_WORKERS = 4  # by themselves: each takes the memory of a whole server
 _GRACE_S = 30  # for what was accepted, once the server is to end
 _IDLE_S = 30  # that a connection may keep silent between two requests
 
@@ -39,26 +41,26 @@ class Address:
             return False
 
 
-def serve(path: Path, address: Address, *, token: str | None, limits: Limits, workers: int, progress: Progress) -> None:
+def serve(path: Path, address: Address, *, token: str | None, limits: Limits, workers: int | None, progress: Progress) -> None:
     """Serve a run, or an ONNX file that was exported from one, until a signal ends it.
 
     Args:
         path: the run folder, which is exported first where it is not yet; or the file.
         address: where to listen.
         token: what requests must bring; needed where others than this machine can reach the server.
-        limits: on requests.
-        workers: processes.
+        limits: on requests; of those at once each worker takes so many.
+        workers: processes that answer; None for one a core, up to 4.
         progress: is told the address.
 
     Raises:
         OptionError: a package is missing, the address is taken, or open to others without a token.
         RunError: there is no model.
     """
+    workers = min(_MOST_WORKERS, usable_cores()) if workers is None else workers
     _check(address, token, workers)
     file, run = _graph(path, progress)
     import uvicorn
 
-    from pixelfit.environment import usable_cores
     from pixelfit.serve import app
     from pixelfit.serve.measures import MULTIPROCESS_VARIABLE
     from pixelfit.serve.model import ServedModel

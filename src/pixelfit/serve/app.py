@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from http import HTTPStatus
 from importlib import metadata, resources
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +80,16 @@ class Settings:
 
 def from_environment() -> FastAPI:
     """The server that the environment variable describes; uvicorn calls this in every worker."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), name="pixelfit-parent", daemon=True).start()
     return create(Settings.from_text(os.environ[SETTINGS_VARIABLE]))
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """A worker whose supervisor was killed must not keep the port."""
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def create(settings: Settings) -> FastAPI:
