@@ -15,8 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import httpx
@@ -24,7 +25,8 @@ import numpy as np
 import pytest
 import tifffile
 import uvicorn
-from conftest import HOSTILE, STROKES, bars, blobs, strokes
+import yaml
+from conftest import HOSTILE, ROOT, STROKES, bars, blobs, strokes
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -501,7 +503,7 @@ def test_many_at_once_are_each_answered_with_their_own(regression_run: Run) -> N
 def command(run: Run | Path, *words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """``pixelfit serve`` in a process of its own, ready, and its port."""
     path = run if isinstance(run, Path) else run.folder.path
-    given = [sys.executable, "-m", "pixelfit", "serve", str(path), "--port", "0", *words]
+    given = [sys.executable, "-m", "pixelfit", "serve", str(path), *words, "--port", "0"]
     process = subprocess.Popen(given, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
     try:
         assert process.stdout is not None
@@ -588,20 +590,59 @@ def test_several_workers_answer_and_count_together(regression_run: Run) -> None:
         assert process.wait(_PATIENCE_S) in (0, -signal.SIGTERM)
 
 
-def test_a_graph_alone_is_served_without_torch(regression_run: Run, tmp_path: Path) -> None:
+def test_a_graph_alone_is_served_with_the_packages_of_the_image_alone(regression_run: Run, tmp_path: Path) -> None:
+    """What docker/requirements.txt does not bring cannot be imported; the command is that of the Dockerfile."""
     file = tmp_path / "model.onnx"
     file.write_bytes(Path(graph_of(regression_run)).read_bytes())
-    (tmp_path / "without" / "torch").mkdir(parents=True)
-    (tmp_path / "without" / "torch" / "__init__.py").write_text("raise ImportError('there is no torch here')\n")
-    with command(file, PYTHONPATH=str(tmp_path / "without")) as (_, port):
-        address = f"http://127.0.0.1:{port}"
-        item = httpx.post(f"{address}/predict", **raw(GOOD)).json()["predictions"][0]
+    allowed = _with_all_that_they_need(
+        line.partition("[")[0] for line in (ROOT / "docker" / "requirements.txt").read_text().splitlines() if line[:1] != "#"
+    )
+    (tmp_path / "without").mkdir()
+    for module, packages in metadata.packages_distributions().items():
+        if not module.startswith(("_", "pixelfit")) and not {_plain_name(name) for name in packages} & allowed:
+            (tmp_path / "without" / f"{module}.py").write_text(f"raise ImportError('there is no {module} in the image')\n")
+    blocked = {file.stem for file in (tmp_path / "without").iterdir()}
+    assert {"torch", "sklearn", "scipy", "pandas", "optuna", "httpx"} <= blocked
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    words = json.loads(re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)[0])
+    assert json.loads(re.findall(r"^ENTRYPOINT (\[.*\])$", dockerfile, re.MULTILINE)[0]) == ["pixelfit", "serve"]
+    assert words == yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["serve"]["command"]
+    assert words[-2:] == ["--port", "8000"]
+    with command(file, *words[1:-2], PYTHONPATH=str(tmp_path / "without"), PIXELFIT_TOKEN="t") as (_, port):
+        address, token = f"http://127.0.0.1:{port}", {"Authorization": "Bearer t"}
+        item = httpx.post(f"{address}/predict", **raw(GOOD, **token)).json()["predictions"][0]
         expected = regression_run.predictor.predict(bars(1, seed=36)[0])[0]
         assert item["prediction"] == pytest.approx(expected, abs=1e-4)
         assert httpx.get(f"{address}/about").json()["model"]["range"] is None
-        explained = httpx.post(f"{address}/explain", **raw(GOOD)).json()
+        explained = httpx.post(f"{address}/explain", **raw(GOOD, **token)).json()
         assert explained["nearest"] == []
         assert explained["looked_at"] is not None
+
+
+def _with_all_that_they_need(names: Iterable[str]) -> set[str]:
+    """Packages with those that they need, and those in turn; extras of theirs count as needed."""
+    found: set[str] = set()
+    waiting = list(map(_plain_name, names))
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            needed = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        standard = name == "uvicorn"
+        waiting += [
+            _plain_name(re.split(r"[ ;<>=!~\[(]", line, maxsplit=1)[0])
+            for line in needed
+            if "extra" not in line or (standard and "standard" in line)
+        ]
+    return found
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_a_run_is_exported_when_it_is_served_first(classification_run: Run, tmp_path: Path) -> None:

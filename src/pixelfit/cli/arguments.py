@@ -1,0 +1,73 @@
+"""What the commands have in common: their arguments and options."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+# The budget counts from here, before the heavy imports. The process's own start would be that of a shell that called
+# `exec pixelfit`, perhaps hours ago.
+STARTED = time.time()
+
+TaskOption = Annotated[
+    Literal["regression", "classification", "multilabel"] | None,
+    typer.Option(help="Force the task; otherwise it is inferred from the target."),
+]
+BudgetOption = Annotated[str | None, typer.Option(help="Time for the whole command, such as 90s, 10m or 1h30m. Default: 10m.")]
+TrialsOption = Annotated[
+    int | None, typer.Option(help="Number of trials, with the baseline. Without --budget the run repeats exactly.")
+]
+StepsOption = Annotated[int | None, typer.Option(help="Training steps of each trial, instead of what its time allows.")]
+MetricOption = Annotated[
+    Literal["rmse", "mae", "log_loss", "accuracy", "macro_f1", "micro_f1", "mean_ap", "exact_match"] | None,
+    typer.Option(help="What trials are ranked by. Default: rmse for numbers, log_loss for labels."),
+]
+LatencyOption = Annotated[
+    str | None, typer.Option(help="Longest time that the model may take for one picture, such as 5ms. Default: any.")
+]
+DistillOption = Annotated[bool, typer.Option("--distill", help="Teach one small model what the best ensemble predicts.")]
+AugmentOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Changes of training pictures that leave the target alone: auto (found out from the data; the default), none, or a "
+        "list such as rotate,scale,shear,shift,flip,flip-vertical,turns,brightness,contrast,saturation."
+    ),
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="A file of pretrained weights (safetensors, or a torch file) for the backbone.")
+]
+BackboneOption = Annotated[str | None, typer.Option(help="timm's name of the pretrained backbone. Default: efficientnet_lite0.")]
+FoldsOption = Annotated[
+    int | None,
+    typer.Option(help="Folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few."),
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random choice.")]
+TargetOption = Annotated[
+    list[str] | None, typer.Option(help="A table's column of targets; several times for several numbers a picture.")
+]
+PicturesOption = Annotated[str | None, typer.Option(help="A table's column of paths, if there are several.")]
+GroupOption = Annotated[
+    str | None, typer.Option(help="A table's column that names what belongs together, such as patients; no split parts them.")
+]
+TestOption = Annotated[str | None, typer.Option(help="A source like SOURCE whose pictures are the test set.")]
+LeftOutOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of rows that may be left out as unreadable or without target before that is an error. Default: 0.01."
+    ),
+]
+DataDirOption = Annotated[Path | None, typer.Option(help="Folder with the files of a named data set.")]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A folder with a sub-folder a class; a table of paths and targets (CSV, TSV, Parquet, JSON Lines); an .npz file; "
+        "a zip or tar archive of these; hf://NAME; or the name of a data set."
+    ),
+]
+LiveOption = Annotated[bool, typer.Option("--live", help="Serve a page that follows the run, on this machine alone.")]
+PortOption = Annotated[int | None, typer.Option(help="The page's port. Default: a free one.")]
+OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
