@@ -170,10 +170,9 @@ def _limits(saved: Saved) -> list[str]:
 
 
 def _usage(saved: Saved) -> list[str]:
-    coverage = " --coverage 0.9" if saved.says_how_sure else ""
     return [
         "In the folder of the run, where this card lies:",
-        code(f"pixelfit predict . picture.png{coverage} -o predictions.csv", "sh"),
+        code("pixelfit predict . picture.png -o predictions.csv\npixelfit serve .", "sh"),
         "Or from Python:",
         code("\n".join(["import pixelfit", "", 'model = pixelfit.load(".")', *calls(saved, "model")]), "python"),
     ]

@@ -271,7 +271,8 @@ class _Guard:
             refusal = self._refusal(scope)
             await (self._app if refusal is None else _response(*refusal))(scope, receive, watched)
         finally:
-            self._measures.observe_answer(scope["path"], status, time.perf_counter() - began)
+            failed = HTTPStatus.INTERNAL_SERVER_ERROR  # which is answered further out
+            self._measures.observe_answer(scope["path"], status or failed, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         headers = dict(scope["headers"])

@@ -32,7 +32,7 @@ class Measures:
     def observe_answer(self, path: str, status: int, seconds: float) -> None:
         """A request was answered; addresses that there are none of count together."""
         known = path if path in _PATHS else "other"
-        self._answers.labels(known, str(status)).inc()
+        self._answers.labels(known, str(int(status))).inc()
         self._seconds.labels(known).observe(seconds)
 
     def observe_pictures(self, count: int) -> None:
