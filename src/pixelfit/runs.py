@@ -20,6 +20,7 @@ from pixelfit.data.targets import shown_targets
 from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, write_text, written_beside
 from pixelfit.types import Array, Examples, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
+from pixelfit.words import value_words
 
 LEADERBOARD_COLUMNS = (
     "rank", "trial", "family", "head", "purpose", "state", "ranked_by", "score", "weight", "epochs", "steps", "seconds",
@@ -68,8 +69,9 @@ class Remembered:
         small = spec.within(max(1, int(math.sqrt(room))))
         drawn = [drawable(examples.store[row], spec).resize((small.width, small.height)) for row in examples.rows]
         pictures = np.stack([np.asarray(picture) for picture in drawn])
-        targets = map(str, shown_targets(facts, examples.targets))
-        return Remembered(pictures.reshape(*pictures.shape[:3], -1), examples.refs, tuple(targets))
+        targets = shown_targets(facts, examples.targets)
+        words = tuple(value_words(target) if isinstance(target, float) else str(target) for target in targets)
+        return Remembered(pictures.reshape(*pictures.shape[:3], -1), examples.refs, words)
 
     def picture(self, place: int) -> Image.Image:
         """One of them."""
