@@ -70,7 +70,7 @@ class Remembered:
         drawn = [drawable(examples.store[row], spec).resize((small.width, small.height)) for row in examples.rows]
         pictures = np.stack([np.asarray(picture) for picture in drawn])
         targets = shown_targets(facts, examples.targets)
-        words = tuple(value_words(target) if isinstance(target, float) else str(target) for target in targets)
+        words = tuple(map(value_words, targets))
         return Remembered(pictures.reshape(*pictures.shape[:3], -1), examples.refs, words)
 
     def picture(self, place: int) -> Image.Image:
