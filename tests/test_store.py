@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from conftest import bars
 from PIL import Image
 
 from pixelfit import environment
-from pixelfit.data import cached
+from pixelfit.data import cached, store
 from pixelfit.data.cached import stores_folder
 from pixelfit.data.sources import load_table
 from pixelfit.data.store import decode
@@ -56,6 +57,63 @@ def test_the_second_run_decodes_nothing(paths: list[Path]) -> None:
     assert once.spec == again.spec
     assert once.kinds == again.kinds
     np.testing.assert_array_equal(once.original_sizes, again.original_sizes)
+
+
+def _nothing(path: Path) -> None:
+    """Leave the file as it is."""
+
+
+def _another_size(path: Path) -> None:
+    with Image.open(path) as picture:
+        picture.resize((20, 14)).save(path)
+
+
+def _in_colour(path: Path) -> None:
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(path)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _no_picture(path: Path) -> None:
+    path.write_bytes(b"words")
+
+
+def _a_tiff_file(path: Path) -> None:
+    with Image.open(path) as picture:
+        whole = picture.copy()
+    whole.save(path, "TIFF")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.7])
+@pytest.mark.parametrize("change", [_nothing, _another_size, _in_colour, _cut, _no_picture, _a_tiff_file])
+def test_what_the_first_files_make_expect_decides_nothing(
+    change: Callable[[Path], None], share: float, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are looked at first are alike, others are not, few or so many that another form is the common one."""
+    if change in (_cut, _no_picture) and share > 0.5:
+        share = 0.4  # more may not be left out
+    others = [path for row, path in enumerate(paths) if row % 10][: round(share * len(paths))]
+    for path in others:
+        change(path)
+    monkeypatch.setattr(store, "_LOOKED_AT", 4)  # every tenth
+    expected = store._expectation
+    monkeypatch.setattr(store, "_expectation", lambda files, plan: None)
+    plain = decoded(paths)
+    cached_stores = cached.stores_folder()
+    cached_stores.rename(cached_stores.with_name("away"))
+    monkeypatch.setattr(store, "_expectation", expected)
+    progress = Counting()
+    quick = decoded(paths, progress)
+    assert "Reading sizes" not in progress.titles
+    np.testing.assert_array_equal(quick.store, plain.store)
+    np.testing.assert_array_equal(quick.rows, plain.rows)
+    np.testing.assert_array_equal(quick.original_sizes, plain.original_sizes)
+    assert (quick.spec, quick.kinds, quick.left_out) == (plain.spec, plain.kinds, plain.left_out)
+    again = decoded(paths)
+    np.testing.assert_array_equal(again.store, plain.store)
 
 
 def test_moved_files_are_known_again_and_changed_ones_are_not(paths: list[Path], tmp_path: Path) -> None:

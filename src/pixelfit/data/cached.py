@@ -8,6 +8,7 @@ could be taken for a store. Stores that are larger than a share of the memory ar
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -15,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import PIL
 
-from pixelfit.data.pictures import PictureHead, read_picture
+from pixelfit.data.pictures import PictureHead, read_expected, read_head, read_picture
 from pixelfit.environment import memory_limit, usable_cores
 from pixelfit.files import cache_folder, read_json, write_json
 from pixelfit.progress import Progress
@@ -32,6 +33,7 @@ _SAMPLE = 1 << 16
 SHARE_OF_MEMORY = 0.25  # larger stores are mapped
 _CHUNK = 4_096  # pictures moved at once
 _TASK = 32  # files a task: a task a file takes more memory for its bookkeeping than for small pictures
+_DECODING = "Decoding pictures"
 Item = TypeVar("Item")
 T = TypeVar("T")
 
@@ -75,25 +77,42 @@ def load(key: str) -> Stored | None:
     return Stored(pictures, PictureSpec(**described["spec"]), heads) if whole else None
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """What all files are thought to be, as some of them are: then each is opened once, for its head and its pixels together."""
+
+    head: PictureHead
+    spec: PictureSpec
+
+
+Heads: TypeAlias = Sequence[PictureHead | str]
+
+
 def build(
-    key: str, files: Sequence[PictureFile], heads: Sequence[PictureHead | str], spec: PictureSpec, progress: Progress
+    key: str, files: Sequence[PictureFile], plan: Callable[[Heads], PictureSpec], expected: Expectation | None, progress: Progress
 ) -> Stored:
-    """Decode all files that have a head, and keep them under the key; where the cache cannot be written, in memory alone."""
-    places = [row for row, head in enumerate(heads) if not isinstance(head, str)]
-    shape = (len(places), spec.height, spec.width, spec.channels)
-    kind = np.dtype(np.uint8 if spec.scale == "byte" else np.float32)
+    """Decode all files that have a head, and keep them under the key; where the cache cannot be written, in memory alone.
+
+    ``plan`` says from all heads in which form pictures are kept. Where that is the ``expected`` one, those that are as
+    expected are decoded already.
+    """
     try:
         stores_folder().mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=stores_folder()))
     except OSError:
-        return _decoded(np.empty(shape, kind), places, files, heads, spec, progress)
+        return _decoded(files, plan, expected, _in_memory, progress)
     try:
-        if shutil.disk_usage(beside).free < 2 * np.prod(shape) * kind.itemsize:
-            return _decoded(np.empty(shape, kind), places, files, heads, spec, progress)
-        mapped = np.lib.format.open_memmap(beside / "pictures.npy", mode="w+", dtype=kind, shape=shape)
-        stored = _decoded(mapped, places, files, heads, spec, progress)
-        mapped.flush()
-        if len(stored.pictures) < len(mapped):  # some files had a head and no more
+
+        def mapped(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+            if shutil.disk_usage(beside).free < 2 * math.prod(shape) * kind.itemsize:
+                return _in_memory(shape, kind)
+            return np.lib.format.open_memmap(beside / "pictures.npy", mode="w+", dtype=kind, shape=shape)
+
+        stored = _decoded(files, plan, expected, mapped, progress)
+        if not isinstance(stored.pictures, np.memmap):
+            return stored
+        stored.pictures.flush()
+        if len(stored.pictures) < len(files):  # some have no picture
             np.save(beside / "fewer.npy", stored.pictures)
             (beside / "fewer.npy").replace(beside / "pictures.npy")
         write_json(beside / "heads.json", _packed(stored))
@@ -105,7 +124,7 @@ def build(
                 return theirs
             shutil.rmtree(place, ignore_errors=True)
             beside.rename(place)
-        return Stored(_open(place / "pictures.npy"), spec, stored.heads)
+        return Stored(_open(place / "pictures.npy"), stored.spec, stored.heads)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -126,29 +145,56 @@ def in_threads(work: Callable[[Item], T], items: Sequence[Item], title: str, pro
     return results
 
 
+def _in_memory(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+    return np.empty(shape, kind)
+
+
 def _decoded(
-    into: Array,
-    places: Sequence[int],
     files: Sequence[PictureFile],
-    heads: Sequence[PictureHead | str],
-    spec: PictureSpec,
+    plan: Callable[[Heads], PictureSpec],
+    expected: Expectation | None,
+    room: Callable[[tuple[int, ...], np.dtype[Any]], Array],
     progress: Progress,
 ) -> Stored:
-    def fill(item: tuple[int, int]) -> str:
-        picture = read_picture(files[item[1]], spec)
+    def place_for(spec: PictureSpec) -> Array:
+        kind = np.dtype(np.uint8 if spec.scale == "byte" else np.float32)
+        return room((len(files), spec.height, spec.width, spec.channels), kind)
+
+    done = np.zeros(len(files), dtype=bool)
+    if expected is None:
+        heads: list[PictureHead | str] = in_threads(read_head, files, "Reading sizes", progress)
+        spec = plan(heads)
+        into = place_for(spec)
+    else:
+        into = place_for(expected.spec)
+
+        def look(row: int) -> PictureHead | str:
+            head, picture = read_expected(files[row], expected.head, expected.spec)
+            if picture is not None:
+                into[row], done[row] = picture, True
+            return head
+
+        heads = in_threads(look, range(len(files)), _DECODING, progress)
+        spec = plan(heads)
+        if spec != expected.spec:
+            done[:] = False
+            into = place_for(spec)
+
+    def fill(row: int) -> str:
+        picture = read_picture(files[row], spec)
         if isinstance(picture, str):
             return picture
-        into[item[0]] = picture
+        into[row] = picture
         return ""
 
-    reasons = in_threads(fill, list(enumerate(places)), "Decoding pictures", progress)
-    failed = {places[place]: reason for place, reason in enumerate(reasons) if reason}
-    results = tuple(failed.get(row, head) for row, head in enumerate(heads))
-    kept = np.flatnonzero([not reason for reason in reasons])
-    for start in range(0, len(kept) if failed else 0, _CHUNK):  # in place and in order: the store may not fit into memory
+    left = [row for row, head in enumerate(heads) if not done[row] and not isinstance(head, str)]
+    reasons = dict(zip(left, in_threads(fill, left, _DECODING, progress), strict=True))
+    done[[row for row, reason in reasons.items() if not reason]] = True
+    kept = np.flatnonzero(done)
+    for start in range(0, len(kept) if len(kept) < len(files) else 0, _CHUNK):  # in place: the store may not fit into memory
         chunk = into[kept[start : start + _CHUNK]]
         into[start : start + len(chunk)] = chunk
-    return Stored(into[: len(kept)], spec, results)
+    return Stored(into[: len(kept)], spec, tuple(reasons.get(row) or head for row, head in enumerate(heads)))
 
 
 def _open(path: Path) -> Array:

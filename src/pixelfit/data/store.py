@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pixelfit.data.cached import SHARE_OF_MEMORY, build, in_threads, key_of, load
+from pixelfit.data.cached import SHARE_OF_MEMORY, Expectation, Heads, build, in_threads, key_of, load
 from pixelfit.data.duplicates import exact_groups
 from pixelfit.data.pictures import PictureHead, read_head, read_picture, resize
 from pixelfit.environment import memory_limit
 from pixelfit.errors import DataError
 from pixelfit.options import MOST_LEFT_OUT
 from pixelfit.progress import Progress
-from pixelfit.types import Array, LeftOut, Pictures, PictureSpec, PixelScale, Table
+from pixelfit.types import Array, LeftOut, PictureFile, Pictures, PictureSpec, PixelScale, Table
 
 # Longest sides at which pictures may be stored, in pixels: the largest at which so many colour pictures fit into memory.
 _SIDES = (224, 160, 128, 96)
 _NAMED = 5  # rows in a message
+_LOOKED_AT = 64  # files whose heads are read first
 
 
 def decode(table: Table, progress: Progress, *, most_left_out: float = MOST_LEFT_OUT) -> Pictures:
@@ -35,10 +36,12 @@ def decode(table: Table, progress: Progress, *, most_left_out: float = MOST_LEFT
     key = key_of(table.files, longest, progress)
     stored = load(key)
     if stored is None:
-        heads = in_threads(read_head, table.files, "Reading sizes", progress)
-        _refuse_if_many(table, heads, most_left_out)
-        spec = _common_form(table, [head for head in heads if not isinstance(head, str)]).within(longest)
-        stored = build(key, table.files, heads, spec, progress)
+
+        def plan(heads: Heads) -> PictureSpec:
+            _refuse_if_many(table, heads, most_left_out)
+            return _common_form(table, [head for head in heads if not isinstance(head, str)]).within(longest)
+
+        stored = build(key, table.files, plan, _expectation(table.files, plan), progress)
     left_out = _refuse_if_many(table, stored.heads, most_left_out)
     used = [(row, head) for row, head in enumerate(stored.heads) if not isinstance(head, str)]
     return Pictures(
@@ -50,6 +53,13 @@ def decode(table: Table, progress: Progress, *, most_left_out: float = MOST_LEFT
         original_sizes=np.array([(head.height, head.width) for _, head in used], dtype=np.int64).reshape(-1, 2),
         kinds=tuple(head.kind for _, head in used),
     )
+
+
+def _expectation(files: Sequence[PictureFile], plan: Callable[[Heads], PictureSpec]) -> Expectation | None:
+    """What all files are likely to be: what some from all over them are, if these are alike."""
+    heads = [read_head(file) for file in files[:: max(1, len(files) // _LOOKED_AT)]]
+    first = heads[0] if heads else ""
+    return None if isinstance(first, str) or any(head != first for head in heads) else Expectation(first, plan(heads))
 
 
 def _common_form(table: Table, heads: Sequence[PictureHead]) -> PictureSpec:
