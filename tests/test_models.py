@@ -150,3 +150,17 @@ def test_heads_follow_the_targets() -> None:
     assert fitting_heads("regression", many, 0, "rmse") == ("squared", "histogram", "huber")
     assert fitting_heads("regression", many, 0, "mae") == ("huber", "histogram", "squared")
     assert fitting_heads("classification", few, 10, "accuracy") == ("classes",)
+
+
+def test_large_pictures_are_predicted_for_few_at_a_time() -> None:
+    facts, splits = prepared("regression")
+    model = trained(
+        Recipe("convnet", "squared", FAMILIES["convnet"].starting_architecture(), batch_size=32),
+        facts,
+        splits,
+        pace=Pace(steps=2),
+    ).model
+    sizes = [len(batch) for batch in model.batches(np.zeros((40, 512, 512, 1), np.uint8))]
+    assert sum(sizes) == 40
+    assert max(sizes) <= 16
+    assert [len(batch) for batch in model.batches(np.zeros((600, 12, 12, 1), np.uint8), np.arange(520))] == [512, 8]

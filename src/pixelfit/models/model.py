@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from pixelfit.types import Array, Examples, Forecast, Json, PictureSpec
 
 FORMAT = 1
 _BATCH = 512
+_BATCH_NUMBERS = 1 << 22  # in a batch of larger pictures: the first layers' maps take some twenty times as much memory
 _NUMBERS_AT_ONCE = 1 << 22  # measured together: 32 MiB in double precision
 Watch: TypeAlias = Callable[[torch.Tensor, torch.Tensor], None]
 
@@ -121,8 +123,9 @@ class Model:
         self.module.eval()
         device = next(iter(self.module.state_dict().values())).device
         chosen = np.arange(len(store)) if rows is None else rows
-        for start in range(0, len(chosen), _BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(store[chosen[start : start + _BATCH]])).to(device)
+        at_once = max(1, min(_BATCH, _BATCH_NUMBERS // math.prod(store.shape[1:])))
+        for start in range(0, len(chosen), at_once):
+            batch = torch.from_numpy(np.ascontiguousarray(store[chosen[start : start + at_once]])).to(device)
             yield self.preparation(batch)
 
     def predict(self, store: Array, rows: Array | None = None) -> Array:
