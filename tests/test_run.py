@@ -173,7 +173,7 @@ def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path, regression_r
         fit(regression_run.folder.path)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds files already"):
+    with pytest.raises(RunError, match="holds files that are no run"):
         fit(tmp_path / "notes")
 
 

@@ -9,6 +9,7 @@ Nothing heavy is loaded until it is used.
 
 from __future__ import annotations
 
+import logging
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pixelfit.estimators import ImageClassifier, ImageRegressor
     from pixelfit.predictor import Predictor
+
+logging.getLogger("pixelfit").addHandler(logging.NullHandler())  # who uses pixelfit decides what to do with its log
 
 __all__ = ["ImageClassifier", "ImageRegressor", "load"]
 

@@ -22,8 +22,9 @@ from pixelfit.mistakes import SHOWN, SUREST, SUSPECT, drawn, listed, surest, sus
 from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
-from pixelfit.progress import Progress
-from pixelfit.runs import HeldOut, Remembered, RunFolder, free_folder, refuse_taken
+from pixelfit.progress import Progress, Several
+from pixelfit.runlog import Noted, logged
+from pixelfit.runs import HeldOut, Remembered, RunFolder, refuse_taken
 from pixelfit.search import Limits, search
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
@@ -61,16 +62,20 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     """
     deadline = Deadline(options.budget_s, started=started)
     if options.out is not None:
-        refuse_taken(options.out)
+        refuse_taken(options.out, overwrite=options.overwrite)
     facts, splits = read(source, options, progress)
     tell(facts, splits, progress)
     space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)
 
-    folder = RunFolder.create(options.out or free_folder(f"{facts.data}-{facts.task}"))
-    _save_start(folder, source, options, facts, splits)
-    seconds = {"data": deadline.elapsed()}
-
-    with deadline.stopped_by_ctrl_c():
+    folder = _folder(options, facts)
+    with (
+        folder.kept_for_itself(overwrite=options.overwrite),
+        logged(folder.log_file, deadline),
+        deadline.stopped_by_ctrl_c(),
+    ):
+        progress = Several(progress, Noted())
+        _save_start(folder, source, options, facts, splits)
+        seconds = {"data": deadline.elapsed()}
         limits = _limits(options)
         trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
         seconds["search"] = deadline.elapsed()
@@ -93,6 +98,12 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
+
+
+def _folder(options: FitOptions, facts: Facts) -> RunFolder:
+    if options.out is None:
+        return RunFolder.create_free(f"{facts.data}-{facts.task}")
+    return RunFolder.create(options.out, overwrite=options.overwrite)
 
 
 def _limits(options: FitOptions) -> Limits:

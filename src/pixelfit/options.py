@@ -57,6 +57,7 @@ class FitOptions(BaseModel):
     backbone: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     out: Path | None = None
+    overwrite: bool = False
     data_dir: Path | None = None
 
     @property

@@ -6,12 +6,15 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -32,6 +35,7 @@ _LARGEST_PNG, _LARGEST_SHOWN = 64, 224  # pixels; a gallery shows them at 112, o
 _RAISED, _LOWERED = (213, 94, 0), (0, 114, 178)
 _OVERLAY = 0.8  # of the strongest part
 _THUMBNAIL_QUALITY = 70  # of WebP
+_LOCK_FILE = ".lock"
 _HELD_OUT_FILE = "held-out.safetensors"
 _MOST_HELD_OUT, _MOST_HELD_OUT_BYTES = 1_000, 8 << 20
 _REMEMBERED_FILE, _REMEMBERED_NAMES = "remembered.safetensors", "remembered.json"
@@ -93,14 +97,51 @@ class RunFolder:
         self.path = path
 
     @staticmethod
-    def create(path: Path) -> RunFolder:
-        """Make the folder; raises RunError if something is in the way."""
-        refuse_taken(path)
+    def create(path: Path, *, overwrite: bool = False) -> RunFolder:
+        """Make the folder; raises RunError if something is in the way, which ``overwrite`` allows a run to be."""
+        refuse_taken(path, overwrite=overwrite)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
         return RunFolder(path)
+
+    @staticmethod
+    def create_free(name: str) -> RunFolder:
+        """Make the first of ``runs/NAME``, ``runs/NAME-2``, ... that does not exist; two runs that begin at once get two."""
+        for number in itertools.count(1):
+            path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RunError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
+            return RunFolder(path)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def kept_for_itself(self, *, overwrite: bool = False) -> Iterator[None]:
+        """Within this block no other process may work on this run; with ``overwrite`` what an earlier run left is removed first.
+
+        The lock is the system's (``flock``), so a process that dies does not hold it.
+
+        Raises:
+            RunError: another process holds it, or has finished a run here meanwhile.
+        """
+        lock = FileLock(self.path / _LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"Another process is at work on the run in {self.path}; wait until it has ended.") from None
+        try:
+            refuse_taken(self.path, overwrite=overwrite)
+            for entry in self.path.iterdir():
+                if entry.name != _LOCK_FILE:
+                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            yield
+        finally:
+            lock.release()
 
     @staticmethod
     def existing(path: Path) -> RunFolder:
@@ -123,6 +164,11 @@ class RunFolder:
     def report_file(self) -> Path:
         """The report."""
         return self.path / "report.html"
+
+    @property
+    def log_file(self) -> Path:
+        """What happened when."""
+        return self.path / "log.jsonl"
 
     @property
     def thumbnails_file(self) -> Path:
@@ -339,22 +385,16 @@ def rank(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: (trial.score is None, trial.score if trial.score is not None else trial.number))
 
 
-def refuse_taken(path: Path) -> None:
-    """Raise RunError if the path is a file, or a folder with something in it."""
+def refuse_taken(path: Path, *, overwrite: bool = False) -> None:
+    """Raise RunError if the path is a file, or a folder with something in it; with ``overwrite`` that may be a run."""
     if path.is_file():
         raise RunError(f"{path} is a file; --out needs a folder.")
-    if path.is_dir() and any(path.iterdir()):
-        what = "a run" if (path / "run.json").is_file() else "files"
-        raise RunError(f"The folder {path} holds {what} already; choose another --out, or remove it first.")
-
-
-def free_folder(name: str) -> Path:
-    """The first of ``runs/NAME``, ``runs/NAME-2``, ... that does not exist."""
-    for number in itertools.count(1):
-        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        if not path.exists():
-            return path
-    raise AssertionError("unreachable")
+    if not path.is_dir() or not any(entry.name != _LOCK_FILE for entry in path.iterdir()):
+        return
+    if not (path / "run.json").is_file():
+        raise RunError(f"The folder {path} holds files that are no run; choose another --out, or remove them first.")
+    if not overwrite:
+        raise RunError(f"The folder {path} holds a run already; choose another --out, or replace that run with --overwrite.")
 
 
 def drawable(picture: Array, spec: PictureSpec) -> Image.Image:

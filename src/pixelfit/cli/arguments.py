@@ -69,5 +69,6 @@ SourceArgument = Annotated[
 ]
 LiveOption = Annotated[bool, typer.Option("--live", help="Serve a page that follows the run, on this machine alone.")]
 PortOption = Annotated[int | None, typer.Option(help="The page's port. Default: a free one.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in the run folder.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]

@@ -22,6 +22,7 @@ from pixelfit.cli.arguments import (
     LiveOption,
     MetricOption,
     OutOption,
+    OverwriteOption,
     PicturesOption,
     PortOption,
     SeedOption,
@@ -63,6 +64,7 @@ def fit(
     backbone: BackboneOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     data_dir: DataDirOption = None,
     live: LiveOption = False,
     port: PortOption = None,
@@ -89,6 +91,7 @@ def fit(
         steps=steps,
         seed=seed,
         out=out,
+        overwrite=overwrite,
         data_dir=data_dir,
     )
     _fit(source, options, live=live, port=port)

@@ -17,6 +17,7 @@ from pixelfit.models import FAMILIES
 from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
+from pixelfit.runlog import note
 from pixelfit.training.loop import Lesson, Start, Trained, train
 from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
@@ -64,6 +65,7 @@ class LocalEngine:
         try:
             return self._run(plan, begun)
         except Exception as error:  # noqa: BLE001 - the trial boundary: whatever a recipe does, the search goes on
+            note("trial failed", error=error, trial=plan.number)
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             return Outcome(replace(_record(plan, "failed", begun), error=reason), [])
 
