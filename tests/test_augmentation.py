@@ -150,6 +150,12 @@ class _Knows(nn.Module):
         self.what = what
         self.register_buffer("anything", torch.zeros(1))
 
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self(pictures)
+
+    def answers(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         light = (pictures - 0.1).clamp(min=0)
         whole = light.sum(dim=(1, 2, 3)).clamp(min=1e-6)

@@ -178,9 +178,10 @@ def test_fit_from_a_csv_then_predict_leaderboard_and_report(run_cli, tmp_path: P
     assert all(np.isfinite(float(line["size"])) for line in lines)
     sure = run_cli("predict", tmp_path / "run", tmp_path / "3.png", tmp_path / "4.png", "--coverage", "0.5")
     for plain, line in zip(lines, csv.DictReader(io.StringIO(sure.out)), strict=True):
-        assert list(line) == ["picture", "size", "low", "high"]
+        assert list(line) == ["picture", "size", "low", "high", "unlike", "strangeness", "error"]
         assert line["size"] == plain["size"]
         assert float(line["low"]) <= float(line["size"]) <= float(line["high"])
+        assert float(plain["low"]) <= float(line["low"])  # without being asked for they hold 90 in 100
     board = run_cli("leaderboard", tmp_path / "run")
     assert "constant" in board.out
     assert "convnet" in board.out
@@ -194,6 +195,7 @@ def test_predict_prints_classes_with_their_probabilities(run_cli, classification
     words = (classification_run.folder.path, tmp_path / "right.png")
     result = run_cli("predict", *words)
     (line,) = csv.DictReader(io.StringIO(result.out))
+    assert line["y"] in line.pop("set").split("|")
     shares = [float(value) for name, value in line.items() if name.startswith("p_")]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
     assert line["y"] in ("left", "<script>document.title='hacked'</script>")

@@ -22,7 +22,7 @@ from pixelfit.cli import app
 from pixelfit.data.pictures import resize, resizing
 from pixelfit.errors import OptionError, RunError
 from pixelfit.export import export, onnx
-from pixelfit.export.check import MOST_DIFFERENCE
+from pixelfit.export.check import MOST_DIFFERENCE, checked
 from pixelfit.export.onnx import write_int8, write_onnx
 from pixelfit.export.program import DESCRIPTION_FILE, write_program
 from pixelfit.graphs import INPUT, description_of, session_of
@@ -162,6 +162,16 @@ def test_the_graph_resizes_to_the_same_pixels_as_the_library() -> None:
         assert np.abs(own - theirs.permute(0, 2, 3, 1).numpy()).max() <= 0.51
     assert resizing(3, 3) == pytest.approx(np.eye(3))
     assert resizing(2, 10).sum(axis=1) == pytest.approx([1, 1])
+
+
+def test_a_strangeness_that_differs_is_refused(regression_run: Run, tmp_path: Path) -> None:
+    predictor = regression_run.predictor
+    assert predictor.familiarity is not None
+    write_onnx(regression_run.folder, tmp_path / "model.onnx")
+    session = session_of(tmp_path / "model.onnx")
+    other = replace(predictor, familiarity=replace(predictor.familiarity, usual=predictor.familiarity.usual * 1.1))
+    with pytest.raises(RunError, match=r"strangeness differs from the original's by up to 0\.\d+, more than the 0\.01"):
+        checked(lambda pictures: session.run(None, {INPUT: pictures}), other, regression_run.folder.read_held_out())
 
 
 def test_a_graph_that_differs_is_refused_and_nothing_is_left(

@@ -51,8 +51,8 @@ def test_a_drawn_seven_is_read_as_one(width: int, digits_run: Run, chromium: str
         page.wait_for_selector(DETAILS)
         assert 6.5 < float(page.inner_text(".figure")) < 7.5
         assert re.search(r"90 % interval [\d.]+ to [\d.]+", page.inner_text("#shown"))
-        assert page.locator("#details li img").count() == 5  # the nearest training pictures
-        assert set(page.locator("#details li").all_inner_texts()) <= {str(digit) for digit in range(10)}
+        assert page.locator(".gallery img").count() == 5  # the nearest training pictures
+        assert set(page.locator(".gallery li").all_inner_texts()) <= {str(digit) for digit in range(10)}
         assert digits_run.predictor.version in page.inner_text("#fine-print")
 
 

@@ -123,13 +123,14 @@ def test_predictions_on_the_command_line(
     code, out, _ = spoken(["predict", numbers_run.folder.path, tmp_path / "one.png", "--coverage", "0.8"], monkeypatch, capsys)
     (line,) = csv.DictReader(io.StringIO(out))
     assert code == 0
-    assert list(line) == ["picture", *NAMES, *(f"{end}_{name}" for name in NAMES for end in ("low", "high"))]
+    ends = [f"{end}_{name}" for name in NAMES for end in ("low", "high")]
+    assert list(line) == ["picture", *NAMES, *ends, "unlike", "strangeness", "error"]
     for name in NAMES:
         assert float(line[f"low_{name}"]) <= float(line[name]) <= float(line[f"high_{name}"])
     code, out, _ = spoken(["predict", labels_run.folder.path, tmp_path / "one.png"], monkeypatch, capsys)
     (line,) = csv.DictReader(io.StringIO(out))
     classes = labels_run.facts.classes or ()
-    assert list(line) == ["picture", "labels", *(f"p_{label}" for label in classes)]
+    assert list(line) == ["picture", "labels", *(f"p_{label}" for label in classes), "unlike", "strangeness", "error"]
     assert line["labels"] == ";".join(str(label) for label in classes if float(line[f"p_{label}"]) >= 0.5)
     code, _, err = spoken(["predict", labels_run.folder.path, tmp_path / "one.png", "--coverage", "0.9"], monkeypatch, capsys)
     assert (code, err.count("\n")) == (2, 1)

@@ -277,7 +277,9 @@ def test_the_machine_is_measured_once_and_says_what_pays(monkeypatch: pytest.Mon
 
 def test_a_quota_of_the_control_group_limits_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(environment, "_QUOTA", quota)
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setattr(environment, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(environment, "_GROUPS", tmp_path)
     free = environment.usable_cores()
     for text, cores in (("100000 100000", 1), ("max 100000", free), ("50000 100000", 1), (f"{free * 3}00000 100000", free)):
         quota.write_text(text)

@@ -42,7 +42,7 @@ def checked(runs: Runs, predictor: Predictor, held_out: HeldOut) -> Parity:
     spec = predictor.spec
     stretched = replace(spec, height=max(1, round(spec.height * _STRETCH[0])), width=max(1, round(spec.width * _STRETCH[1])))
     scale = _scale(predictor, held_out.targets)
-    largest = 0.0
+    largest = strangest = 0.0
     for pictures in (held_out.pictures, resize(held_out.pictures[:_OTHER_SIZES], stretched)):
         for start in range(0, len(pictures), _BATCH):
             batch = pictures[start : start + _BATCH]
@@ -51,13 +51,17 @@ def checked(runs: Runs, predictor: Predictor, held_out: HeldOut) -> Parity:
                 largest = max(largest, float((_apart(here, original) / scale).max()))
             if strangeness is not None:
                 apart = _apart(exported[len(outputs)], strangeness) / np.maximum(1, strangeness)
-                if apart.max() > _STRANGENESS:
-                    raise RunError(f"The exported model's strangeness differs from the original's by up to {apart.max():.2g}.")
+                strangest = max(strangest, float(apart.max()))
     if largest > MOST_DIFFERENCE:
         what = "deviations of the target" if predictor.task == "regression" else "of probability"
         raise RunError(
             f"The exported model differs from the original by up to {largest:.2g} {what} on {len(held_out.pictures):,} pictures, "
             f"more than the {MOST_DIFFERENCE:g} that is allowed: nothing was written."
+        )
+    if strangest > _STRANGENESS:
+        raise RunError(
+            f"The exported model's strangeness differs from the original's by up to {strangest:.2g}, more than the "
+            f"{_STRANGENESS:g} that is allowed: nothing was written."
         )
     return Parity(len(held_out.pictures), largest)
 
