@@ -163,6 +163,17 @@ def test_rows_are_the_same_however_many_are_predicted_at_once(
     assert rows_of(predict(regression_run, folder / "damaged.png", folder / "01.png").stdout)[0]["error"] == "it is not a picture"
 
 
+def test_pictures_that_cannot_be_read_are_not_held_back(
+    regression_run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_AT_ONCE", 2)
+    source = source_of([*[folder / "damaged.png"] * 5, folder / "01.png"], column=None, lines=None, progress=Silent())
+    chunks = list(batch.predicted(regression_run.predictor, source.items(), 0.9))
+    assert [len(chunk) for chunk in chunks] == [2, 2, 2]
+    assert len({tuple(row) for chunk in chunks for row in chunk}) == 1  # the same columns in all of them
+    assert [row["error"] is None for chunk in chunks for row in chunk] == [False] * 5 + [True]
+
+
 def test_pictures_come_and_go_a_few_at_a_time(regression_run: Run, folder: Path) -> None:
     """A million pictures take no more memory than a few: as many are asked for as are decoded ahead."""
     taken = 0
@@ -277,3 +288,10 @@ def test_python_gives_the_same_frames(regression_run: Run, folder: Path) -> None
     predictor = pixelfit.load(regression_run.folder.path)
     frame = pd.concat(predictor.predict_frames(folder))
     assert frame.to_csv(index=False) == predict(regression_run, folder).stdout
+
+
+def test_several_labels_have_frames_without_sets(labels_run: Run, folder: Path) -> None:
+    (frame,) = labels_run.predictor.predict_frames(folder)
+    assert list(frame.columns) == [
+        "picture", "labels", *(f"p_{label}" for label in labels_run.facts.classes or ()), "unlike", "strangeness", "error",
+    ]  # fmt: skip

@@ -105,26 +105,18 @@ def predicted(examiner: Examiner, items: Iterator[Item], coverage: float | None)
     The columns are ``picture``, the prediction by its target's name, ``low`` and ``high`` or ``set`` where a ``coverage`` is
     given, the probabilities of classes, ``unlike`` and ``strangeness`` of a model that can tell, and ``error``.
     """
-    headers: list[str] | None = None
-    waiting: list[Row] = []
+    headers = list(_columns(examiner, *_of_black(examiner), coverage))
     for chunk in examined(examiner, items):
         columns: dict[str, Sequence[Json]] = {}
         if chunk.forecast is not None:
             columns = _columns(examiner, chunk.forecast, chunk.strangeness, coverage)
-            headers = list(columns)
         places = iter(range(len(chunk.items)))
+        rows: list[Row] = []
         for item, reason in zip(chunk.items, chunk.reasons, strict=True):
-            values: Row = {}
-            if reason is None:
-                place = next(places)
-                values = {name: column[place] for name, column in columns.items()}
-            waiting.append({NAME: item.name, **values, ERROR: reason})
-        if headers is not None:
-            yield [_whole(row, headers) for row in waiting]
-            waiting = []
-    if waiting:  # not one picture could be read
-        headers = list(_columns(examiner, *_of_black(examiner), coverage))
-        yield [_whole(row, headers) for row in waiting]
+            place = next(places) if reason is None else None
+            values = {name: None if place is None else columns[name][place] for name in headers}
+            rows.append({NAME: item.name, **values, ERROR: reason})
+        yield rows
 
 
 def to_stream(rows: Rows, out: IO[str], progress: Progress, total: int | None) -> Totals:
@@ -203,15 +195,11 @@ def _plain(value: Json) -> Json:
 
 
 def _of_black(examiner: Examiner) -> tuple[Forecast, Strangeness | None]:
-    """What is said of a black picture, which tells what the columns are where no picture can be read."""
+    """What is said of a black picture, which tells what the columns are before any picture can be read."""
     spec = examiner.spec
     return examiner.examined(
         np.zeros((1, spec.height, spec.width, spec.channels), np.uint8 if spec.scale == "byte" else np.float32)
     )
-
-
-def _whole(row: Row, headers: Sequence[str]) -> Row:
-    return {NAME: row[NAME], **{name: row.get(name) for name in headers}, ERROR: row[ERROR]}
 
 
 def _decoded(items: Iterator[Item], spec: PictureSpec) -> Iterator[tuple[list[Item], list[Array | str]]]:

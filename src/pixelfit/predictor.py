@@ -167,7 +167,7 @@ class Predictor:
     def predict_frames(
         self,
         *sources: str | Path,
-        coverage: float | None = COVERAGE,
+        coverage: float | None = None,
         pictures: str | None = None,
         progress: Progress | None = None,
     ) -> Iterator[pd.DataFrame]:

@@ -55,7 +55,8 @@ def print_result(console: Console, run: Run) -> None:
         console.print(Text("Ended early by Ctrl-C: this is the best model until then.", style="yellow"))
     console.print(Text(f"Model:   {members}"), soft_wrap=True)
     console.print(Text(f"Report:  {run.folder.report_file}"), soft_wrap=True)
-    console.print(Text(f"Predict: pixelfit predict {run.folder.path} IMAGE..."), soft_wrap=True)
+    console.print(Text(f"Predict: pixelfit predict {run.folder.path} PICTURES..."), soft_wrap=True)
+    console.print(Text(f"Serve:   pixelfit serve {run.folder.path}"), soft_wrap=True)
     console.print(Text(f"Took {clock(run.wall_s)}, {len(run.trials)} trials."))
 
 
