@@ -22,7 +22,7 @@ import pixelfit
 from pixelfit import batch
 from pixelfit.automl import Run
 from pixelfit.cli import app
-from pixelfit.data.streams import source_of
+from pixelfit.data.streams import stream_of
 from pixelfit.errors import DataError, OptionError
 from pixelfit.progress import Silent
 
@@ -145,7 +145,7 @@ def test_a_column_of_a_name_of_ours_is_told_apart(classification_run: Run, folde
     from dataclasses import replace
 
     named = replace(classification_run.predictor, target_name="error")
-    source = source_of([folder / "01.png", folder / "damaged.png"], column=None, lines=None, progress=Silent())
+    source = stream_of([folder / "01.png", folder / "damaged.png"], column=None, lines=None, progress=Silent())
     (rows,) = batch.predicted(named, source.items(), None)
     assert rows[0]["predicted_error"] in ("left", HOSTILE)
     assert (rows[0]["error"], rows[1]["error"]) == (None, "it is not a picture")
@@ -167,7 +167,7 @@ def test_pictures_that_cannot_be_read_are_not_held_back(
     regression_run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "_AT_ONCE", 2)
-    source = source_of([*[folder / "damaged.png"] * 5, folder / "01.png"], column=None, lines=None, progress=Silent())
+    source = stream_of([*[folder / "damaged.png"] * 5, folder / "01.png"], column=None, lines=None, progress=Silent())
     chunks = list(batch.predicted(regression_run.predictor, source.items(), 0.9))
     assert [len(chunk) for chunk in chunks] == [2, 2, 2]
     assert len({tuple(row) for chunk in chunks for row in chunk}) == 1  # the same columns in all of them
@@ -182,7 +182,7 @@ def test_pictures_come_and_go_a_few_at_a_time(regression_run: Run, folder: Path)
         nonlocal taken
         while True:
             taken += 1
-            yield from source_of([folder / "01.png"], column=None, lines=None, progress=Silent()).items()
+            yield from stream_of([folder / "01.png"], column=None, lines=None, progress=Silent()).items()
 
     rows = batch.predicted(regression_run.predictor, endless(), None)
     for _ in range(3):
@@ -206,7 +206,7 @@ def test_an_interrupted_table_is_gone_on_with(
             if done >= 12 and len(seen) < 10:
                 raise KeyboardInterrupt
 
-    source = source_of([folder], column=None, lines=None, progress=Silent())
+    source = stream_of([folder], column=None, lines=None, progress=Silent())
     task = batch.Task(regression_run.predictor.version, (str(folder),), 0.9)
     with pytest.raises(KeyboardInterrupt):
         batch.to_file(regression_run.predictor, source, task, out, resume=False, progress=Impatient())

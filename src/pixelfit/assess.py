@@ -20,6 +20,8 @@ from pixelfit.progress import Progress
 from pixelfit.types import Array, Columns, Forecast, Interval, Json, Label, LeftOut, Table, Task, Yardstick, kind_of
 
 _TITLE = "Predicting"
+_NAMED = 5  # classes in a message
+_WORDS = {"number": "one number", "numbers": "several numbers", "label": "one label", "labels": "several labels"}
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,6 @@ def _targets(table: Table, rows: Array, known: Known) -> Array:
     targets = np.zeros((len(rows), len(known.classes)), dtype=np.int64)
     targets[:, places] = understood.targets
     return targets
-
-
-_NAMED = 5
-_WORDS = {"number": "one number", "numbers": "several numbers", "label": "one label", "labels": "several labels"}
 
 
 def _covered(conformal: Conformal, targets: Array, forecast: Forecast, coverage: float) -> Array:

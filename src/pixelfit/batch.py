@@ -17,12 +17,13 @@ from pixelfit.answers import Answers
 from pixelfit.conformal import Conformal
 from pixelfit.data.pictures import read_picture
 from pixelfit.data.store import to_spec
-from pixelfit.data.streams import Item, Source, in_chunks
+from pixelfit.data.streams import Item, Stream, in_chunks
 from pixelfit.environment import usable_cores
 from pixelfit.errors import DataError, OptionError
 from pixelfit.files import read_json, write_json
 from pixelfit.progress import Progress
 from pixelfit.types import Array, Forecast, Json, PictureSpec, Strangeness
+from pixelfit.words import single_precision
 
 _AT_ONCE = 256  # pictures
 _TASK = 16  # of them decoded by one thread at a stretch
@@ -133,7 +134,7 @@ class Task:
     coverage: float | None
 
 
-def to_file(examiner: Examiner, source: Source, task: Task, out: Path, *, resume: bool, progress: Progress) -> Totals:
+def to_file(examiner: Examiner, stream: Stream, task: Task, out: Path, *, resume: bool, progress: Progress) -> Totals:
     """Write ``out`` (CSV or Parquet) by way of ``OUT.part``, which an interrupted run leaves and ``resume`` goes on with.
 
     Raises:
@@ -144,14 +145,14 @@ def to_file(examiner: Examiner, source: Source, task: Task, out: Path, *, resume
     part, described = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
     totals = Totals()
     out.parent.mkdir(parents=True, exist_ok=True)
-    items = source.items()
+    items = stream.items()
     if resume:
         totals = _resumed(part, described, task, items)
     else:
         part.unlink(missing_ok=True)
         write_json(described, asdict(task))
     with part.open("a", encoding="utf-8", newline="") as file:
-        totals = _write(predicted(examiner, items, task.coverage), file, progress, source.total, totals)
+        totals = _write(predicted(examiner, items, task.coverage), file, progress, stream.total, totals)
         os.fsync(file.fileno())
     if out.suffix.lower() == ".parquet":
         _to_parquet(part, out, examiner)
@@ -190,8 +191,7 @@ def _columns(
 
 
 def _plain(value: Json) -> Json:
-    """Numbers to the seven digits that single precision, in which models compute, has."""
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+    return single_precision(value) if isinstance(value, float) else value
 
 
 def _of_black(examiner: Examiner) -> tuple[Forecast, Strangeness | None]:

@@ -21,7 +21,7 @@ from pixelfit.conformal import Conformal, Intervals, Sets, SeveralIntervals, eno
 from pixelfit.data.arrays import check_arrays
 from pixelfit.data.sources import Source
 from pixelfit.data.store import decode_files, to_spec
-from pixelfit.data.streams import source_of
+from pixelfit.data.streams import stream_of
 from pixelfit.errors import DataError, RunError
 from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models.familiarity import Familiarity, statistics_of
@@ -188,7 +188,7 @@ class Predictor:
         """
         import pandas as pd
 
-        source = source_of(sources, column=pictures, lines=None, progress=progress or Silent())
+        source = stream_of(sources, column=pictures, lines=None, progress=progress or Silent())
         wanted = self.usual_coverage(coverage)
         for rows in predicted(self, source.items(), wanted):
             yield pd.DataFrame(rows)

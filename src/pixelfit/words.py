@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import SupportsFloat
 
 from pixelfit.types import Json
 
@@ -17,6 +18,11 @@ def value_words(value: Json) -> str:
     if not isinstance(value, float):  # a NumPy float is one, too
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def single_precision(value: SupportsFloat) -> float:
+    """A number to the seven digits that single precision has, in which models compute."""
+    return float(f"{float(value):.7g}")
 
 
 def change_words(name: str) -> str:

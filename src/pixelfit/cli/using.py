@@ -41,7 +41,7 @@ def predict(
 ) -> None:
     """Predict with a finished run's model, a row a picture; one that cannot be read has a row with its error."""
     from pixelfit import batch
-    from pixelfit.data.streams import source_of
+    from pixelfit.data.streams import stream_of
     from pixelfit.display import Display
     from pixelfit.predictor import Predictor
 
@@ -53,7 +53,7 @@ def predict(
     wanted = predictor.usual_coverage(coverage)
     console = console_for(stderr=out is None)
     with Display(console, budget_s=None, started=STARTED, ends="") as display:
-        source = source_of(sources, column=pictures, lines=sys.stdin, progress=display)
+        source = stream_of(sources, column=pictures, lines=sys.stdin, progress=display)
         if out is None:
             totals = batch.to_stream(batch.predicted(predictor, source.items(), wanted), sys.stdout, display, source.total)
         else:

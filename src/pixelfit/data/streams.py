@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
 
 from pixelfit.data.archives import is_archive, unpacked
 from pixelfit.data.arrays import pictures_of_npz, printable_name
@@ -29,18 +28,15 @@ class Item:
     picture: PictureFile | Array | str
 
 
-Stream: TypeAlias = Callable[[], Iterator[Item]]
-
-
 @dataclass(frozen=True)
-class Source:
-    """Where pictures come from: a stream that can be read again, but for standard input, and about how many there are."""
+class Stream:
+    """Pictures one after the other, which can be gone through again, but for standard input; and about how many there are."""
 
-    items: Stream
+    items: Callable[[], Iterator[Item]]
     total: int | None
 
 
-def source_of(given: Sequence[str | Path], *, column: str | None, lines: Iterable[str] | None, progress: Progress) -> Source:
+def stream_of(given: Sequence[str | Path], *, column: str | None, lines: Iterable[str] | None, progress: Progress) -> Stream:
     """The pictures of files, folders, tables, archives and ``.npz`` files, in this order; in folders those below, by name.
 
     Args:
@@ -57,12 +53,12 @@ def source_of(given: Sequence[str | Path], *, column: str | None, lines: Iterabl
         raise OptionError(f"--pictures {column!r} names a column, which only tables have, and none is among the sources.")
     parts = [_part(Path(each), column, progress) if str(each) != STANDARD_INPUT else _typed(lines) for each in given]
     totals = [part.total for part in parts]
-    return Source(
+    return Stream(
         lambda: (item for part in parts for item in part.items()), None if None in totals else sum(total or 0 for total in totals)
     )
 
 
-def _part(path: Path, column: str | None, progress: Progress) -> Source:
+def _part(path: Path, column: str | None, progress: Progress) -> Stream:
     path = path.expanduser()
     if not path.exists():
         raise DataError(f"{path} cannot be read as a picture: there is no such file.")
@@ -72,21 +68,21 @@ def _part(path: Path, column: str | None, progress: Progress) -> Source:
         return _below(unpacked(path, progress), path, progress)
     if is_table(path):
         chosen = path_column(path, column)
-        return Source(lambda: _of_table(path, chosen), _lines_in(path))
+        return Stream(lambda: _of_table(path, chosen), _lines_in(path))
     if path.suffix.lower() == ".npz":
         arrays = pictures_of_npz(path)
-        return Source(lambda: (Item(f"{path.name} row {row}", array) for row, array in enumerate(arrays)), len(arrays))
-    return Source(lambda: iter([Item(printable_name(str(path)), path)]), 1)
+        return Stream(lambda: (Item(f"{path.name} row {row}", array) for row, array in enumerate(arrays)), len(arrays))
+    return Stream(lambda: iter([Item(printable_name(str(path)), path)]), 1)
 
 
-def _typed(lines: Iterable[str] | None) -> Source:
+def _typed(lines: Iterable[str] | None) -> Stream:
     if lines is None:
         raise OptionError(f"{STANDARD_INPUT} stands for standard input, which there is none of here.")
     entries = (line.rstrip("\r\n") for line in lines)
-    return Source(lambda: (Item(printable_name(entry), Path(entry)) for entry in entries if entry), None)
+    return Stream(lambda: (Item(printable_name(entry), Path(entry)) for entry in entries if entry), None)
 
 
-def _below(folder: Path, told_as: Path, progress: Progress) -> Source:
+def _below(folder: Path, told_as: Path, progress: Progress) -> Stream:
     total = others = 0
     for file in _files(folder):
         if file.suffix.lower() in PICTURE_SUFFIXES:
@@ -103,7 +99,7 @@ def _below(folder: Path, told_as: Path, progress: Progress) -> Source:
             if file.suffix.lower() in PICTURE_SUFFIXES:
                 yield Item(printable_name(str(told_as / file.relative_to(folder))), file)
 
-    return Source(items, total)
+    return Stream(items, total)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -9,12 +9,16 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pixelfit.environment import usable_cores
 from pixelfit.errors import OptionError
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder
 from pixelfit.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from pixelfit.serve.model import ServedModel
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "onnxruntime")
 _GRAPH = Path("export") / "model.onnx"
@@ -65,7 +69,7 @@ def serve(path: Path, address: Address, *, token: str | None, limits: Limits, wo
     from pixelfit.serve.measures import MULTIPROCESS_VARIABLE
     from pixelfit.serve.model import ServedModel
 
-    model = ServedModel(file, run, threads=1)  # what is wrong with it is said before anything listens
+    served = _name_of(ServedModel(file, run, threads=1))  # what is wrong with it is said before anything listens
     settings = app.Settings(
         str(file.resolve()), None if run is None else str(run.path.resolve()), limits,
         token=token, local=address.local, threads=max(1, usable_cores() // workers),
@@ -75,7 +79,7 @@ def serve(path: Path, address: Address, *, token: str | None, limits: Limits, wo
         stack.callback(listening.close)
         port = listening.getsockname()[1]
         shown = f"[{address.host}]" if ":" in address.host else address.host
-        progress.say(f"Serving model {model.version} of {model.description['run']} at http://{shown}:{port}/")
+        progress.say(f"Serving {served} at http://{shown}:{port}/")
         progress.say(f"Predict: curl --data-binary @PICTURE -H 'Content-Type: image/png' http://{shown}:{port}/predict")
         progress.say("Ctrl-C ends this.")
         os.environ[app.SETTINGS_VARIABLE] = settings.to_text()
@@ -120,6 +124,11 @@ def _graph(path: Path, progress: Progress) -> tuple[Path, RunFolder | None]:
         for sentence in export(run, "onnx", progress=progress):
             progress.say(sentence)
     return file, run
+
+
+def _name_of(model: ServedModel) -> str:
+    """What it is called; the model itself is for the workers alone to keep."""
+    return f"model {model.version} of {model.description['run']}"
 
 
 def _listen(address: Address) -> socket.socket:

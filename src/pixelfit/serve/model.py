@@ -13,9 +13,11 @@ import numpy as np
 from pixelfit.data.pictures import read_head, read_picture
 from pixelfit.errors import RunError
 from pixelfit.graphs import INPUT, description_of, session_of
+from pixelfit.metrics import LIKELY
 from pixelfit.runs import Remembered, RunFolder
 from pixelfit.serve.limits import RefusedError
 from pixelfit.types import Array, Embedded, Json, PictureSpec
+from pixelfit.words import single_precision
 
 FORMAT = 1  # of descriptions that are understood here
 _GRID = 8  # fields a side that are covered, one after the other, to see what the prediction depends on
@@ -127,13 +129,13 @@ class ServedModel:
                 if name in values:
                     item[name] = self._numbers(values[name])
         if "strangeness" in values:
-            item |= {"unlike": bool(values["strangeness"] > 1), "strangeness": _short(values["strangeness"])}
+            item |= {"unlike": bool(values["strangeness"] > 1), "strangeness": single_precision(values["strangeness"])}
         return item
 
     def _numbers(self, values: Array) -> Json:
         if self.kind == "number":
-            return _short(values)
-        return {name: _short(value) for name, value in zip(self.description["target_names"], values, strict=True)}
+            return single_precision(values)
+        return {name: single_precision(value) for name, value in zip(self.description["target_names"], values, strict=True)}
 
     def _label(self, shares: Array) -> dict[str, Json]:
         ordered = self._ordered(shares)
@@ -145,12 +147,12 @@ class ServedModel:
 
     def _labels(self, shares: Array) -> dict[str, Json]:
         return {
-            "prediction": [label for label, share in zip(self._classes, shares, strict=True) if share >= 0.5],
+            "prediction": [label for label, share in zip(self._classes, shares, strict=True) if share >= LIKELY],
             "probabilities": self._ordered(shares),
         }
 
     def _ordered(self, shares: Array) -> list[Json]:
-        return [[self._classes[place], _short(shares[place])] for place in np.argsort(-shares, kind="stable").tolist()]
+        return [[self._classes[place], single_precision(shares[place])] for place in np.argsort(-shares, kind="stable").tolist()]
 
     def _watched(self, outputs: Outputs) -> tuple[str, Array]:
         """The one number of each picture's prediction whose changes are shown, and what it is called where it needs a name."""
@@ -186,8 +188,3 @@ class ServedModel:
 def _target_range(run: RunFolder) -> Json:
     facts = run.read_if_there("facts.json")
     return None if facts is None else facts["target_range"]
-
-
-def _short(value: Array) -> float:
-    """To the seven digits that single precision has."""
-    return float(f"{float(value):.7g}")
