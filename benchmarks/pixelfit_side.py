@@ -18,7 +18,7 @@ from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.space import build_space
 from pixelfit.training.loop import Lesson, train
 from pixelfit.training.machine import machine
-from pixelfit.training.pace import Pace
+from pixelfit.training.pace import Check, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import UNNAMED, Array, Fold, Task
 
@@ -27,6 +27,9 @@ class _Unwatched:
     """A monitor that shows nothing and ends nothing."""
 
     def on_progress(self, fraction: float, detail: str) -> None:
+        """Show nothing."""
+
+    def on_look(self, check: Check) -> None:
         """Show nothing."""
 
     def on_check(self, fraction: float, score: float) -> bool:

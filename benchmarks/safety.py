@@ -126,6 +126,9 @@ class _Unwatched:
     def on_progress(self, fraction: float, detail: str) -> None:
         """Nothing to be done."""
 
+    def on_look(self, check: object) -> None:
+        pass
+
     def on_check(self, fraction: float, score: float) -> bool:
         return False
 

@@ -39,7 +39,7 @@ def trial(number: int, score: float | None, *, family: str = "convnet", metric: 
 
 
 def live_state(*, budget_s: float | None = 60.0, button: StopButton | None = None) -> LiveState:
-    return LiveState("mnist-5k", budget_s=budget_s, started=time.time(), button=button or StopButton())
+    return LiveState("mnist-5k", budget_s=budget_s, started=time.monotonic(), button=button or StopButton())
 
 
 def searched(state: LiveState) -> None:
@@ -74,7 +74,7 @@ def ask(address: str, name: str = "", *, method: str = "GET", **headers: str) ->
 
 @pytest.fixture
 def view() -> Iterator[LiveView]:
-    with LiveView(HOSTILE, budget_s=60.0, started=time.time()) as view:
+    with LiveView(HOSTILE, budget_s=60.0, started=time.monotonic()) as view:
         yield view
 
 
@@ -313,7 +313,7 @@ def test_the_page_runs_its_own_scripts_only(view: LiveView) -> None:
 
 def test_the_server_waits_for_an_open_page_and_for_no_other() -> None:
     started = time.monotonic()
-    with LiveView("mnist", budget_s=None, started=time.time()) as view:
+    with LiveView("mnist", budget_s=None, started=time.monotonic()) as view:
         view.state.finish(RESULT)
     assert time.monotonic() - started < 1.5  # nobody has asked
     answers: list[Json] = []
@@ -322,7 +322,7 @@ def test_the_server_waits_for_an_open_page_and_for_no_other() -> None:
         time.sleep(0.5)
         answers.append(json.loads(ask(address, "state.json")[2]))
 
-    with LiveView("mnist", budget_s=None, started=time.time()) as view, ThreadPoolExecutor(2) as pool:
+    with LiveView("mnist", budget_s=None, started=time.monotonic()) as view, ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(ask, view.address, "until-end")
         ask(view.address, "state.json")
         view.state.finish(RESULT)
@@ -364,7 +364,7 @@ def test_a_port_that_cannot_be_had_is_one_sentence(
     assert "--live" in told(capsys, monkeypatch, "fit", "nowhere", "--port", 8_000)
     assert not (tmp_path / "runs").exists()
     with pytest.raises(OptionError, match="--port -1"):
-        LiveView("mnist", budget_s=None, started=time.time(), port=-1)
+        LiveView("mnist", budget_s=None, started=time.monotonic(), port=-1)
 
 
 def made_run(path: Path, *, finished: bool = True, report: str = "<p>a report</p>", **facts: object) -> RunFolder:

@@ -22,7 +22,7 @@ from pixelfit.progress import Several, Silent
 def test_the_live_page_in_a_browser(width: int, chromium: str, tmp_path: Path) -> None:
     points = "name => Bokeh.documents[0].get_model_by_name(name).data.x.length"
     deadline = Deadline(None)
-    view = LiveView(HOSTILE, budget_s=60.0, started=time.time())
+    view = LiveView(HOSTILE, budget_s=60.0, started=time.monotonic())
     with chrome(chromium) as browser:
         with view, deadline.stopped_by_ctrl_c():
             page, complaints, strange = opened(browser, view.address, width)
@@ -104,7 +104,7 @@ def test_the_page_follows_a_real_search_and_its_button_ends_it(chromium: str, tm
 
     assert threading.current_thread() is threading.main_thread()
     options = checked_options(task="regression", budget="2m", folds=1, out=tmp_path / "run")
-    started = time.time()
+    started = time.monotonic()
     with LiveView("bars", budget_s=options.budget_s, started=started) as view, ThreadPoolExecutor(1) as pool:
         pressed = pool.submit(_stopped_by_its_page, chromium, view.address)
         run = fit(bars(150), options, progress=Several(Silent(), view.state), started=started)

@@ -22,7 +22,7 @@ from pixelfit.models.model import Model, Preparation
 from pixelfit.progress import Silent
 from pixelfit.search.space import build_space
 from pixelfit.training.loop import Lesson, Trained, train
-from pixelfit.training.pace import Pace
+from pixelfit.training.pace import Check, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import UNNAMED, Facts, PictureSpec, Splits
 
@@ -33,6 +33,9 @@ LEARNERS = [family for family in FRESH if family.searched]
 
 class Unwatched:
     def on_progress(self, fraction: float, detail: str) -> None:
+        pass
+
+    def on_look(self, check: Check) -> None:
         pass
 
     def on_check(self, fraction: float, score: float) -> bool:

@@ -144,7 +144,9 @@ def test_when_every_trial_fails_the_error_says_why(tmp_path: Path, monkeypatch: 
 
 
 def test_a_budget_that_is_over_still_gives_the_baseline(tmp_path: Path) -> None:
-    run = automl.fit(bars(60), checked_options(out=tmp_path / "run", budget="5s"), progress=Silent(), started=time.time() - 100)
+    run = automl.fit(
+        bars(60), checked_options(out=tmp_path / "run", budget="5s"), progress=Silent(), started=time.monotonic() - 100
+    )
     assert [trial.family for trial in run.trials] == ["constant"]
     assert run.folder.report_file.is_file()
 

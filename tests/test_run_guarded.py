@@ -61,7 +61,10 @@ def test_a_run_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "run"
     small(out)
     (out / "mine.txt").write_text("beside the run's own files")
-    with pytest.raises(RunError, match="holds a run already; choose another --out, or replace that run with --overwrite"):
+    with pytest.raises(
+        RunError,
+        match="holds a run already; choose another --out, go on with that run with --resume",
+    ):
         small(out)
     with pytest.raises(DataError):  # which is known before anything is removed
         fit((np.zeros((3, 12, 12)), np.array(["a", "a", "b"])), checked_options(out=out, overwrite=True), progress=Silent())

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from pixelfit import report
-from pixelfit.calibration import Calibrated, acquainted, calibrated_predictor, remembered
+from pixelfit.calibration import Calibrated, remembered
 from pixelfit.data.describe import describe, found, samples, tell
 from pixelfit.data.named import references_for
 from pixelfit.data.reading import read
 from pixelfit.data.sources import Source
 from pixelfit.deadline import Deadline
-from pixelfit.ensemble import combine, together
-from pixelfit.environment import environment
+from pixelfit.ensemble import together
 from pixelfit.evaluate import Evaluation, score_on_test
 from pixelfit.evidence import Evidence, gather
 from pixelfit.mistakes import SHOWN, SUREST, SUSPECT, drawn, listed, surest, suspects
@@ -23,13 +22,13 @@ from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress, Several
+from pixelfit.resume import description, go_on
 from pixelfit.runlog import Noted, logged
 from pixelfit.runs import HeldOut, Remembered, RunFolder, refuse_taken
 from pixelfit.search import Limits, search
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
 from pixelfit.search.space import build_space
-from pixelfit.training.machine import machine
 from pixelfit.types import Facts, Scores, Splits, Trial
 
 __all__ = ["Run", "fit", "read"]
@@ -55,35 +54,36 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         source: pictures with their targets; see ``load_table``.
         options: task, budget, seed, where to write.
         progress: is told what happens.
-        started: when the command began, in seconds since the epoch, if that was before this call.
+        started: when the command began, on the monotonic clock, if that was before this call.
 
     Raises:
         PixelfitError: the data or options cannot be used, and nothing is written; or no trial gave a usable model.
     """
     deadline = Deadline(options.budget_s, started=started)
-    if options.out is not None:
+    if options.out is not None and not options.resume:
         refuse_taken(options.out, overwrite=options.overwrite)
     facts, splits = read(source, options, progress)
     tell(facts, splits, progress)
     space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)
 
     folder = _folder(options, facts)
-    with (
-        folder.kept_for_itself(overwrite=options.overwrite),
-        logged(folder.log_file, deadline),
-        deadline.stopped_by_ctrl_c(),
-    ):
+    going_on = options.resume and folder.has_begun()
+    with ExitStack() as during:
+        during.enter_context(folder.kept_for_itself(overwrite=options.overwrite, resume=going_on))
+        if going_on:
+            go_on(folder, options, facts, deadline, progress)
+        else:
+            folder.write_run(description(source, options))
+        during.enter_context(logged(folder.log_file, deadline))
+        during.enter_context(deadline.stopped_by_ctrl_c())
+        folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})
         progress = Several(progress, Noted())
-        _save_start(folder, source, options, facts, splits)
         seconds = {"data": deadline.elapsed()}
         limits = _limits(options)
         trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
         seconds["search"] = deadline.elapsed()
         finish = Finish(splits, facts, folder, deadline, limits, options.seed, progress)
-        ensemble = combine(trials, splits, facts, folder, finish.costs())
-        trials, chosen = finish.distilled(trials, ensemble) if options.distill else (trials, ensemble)
-        final = finish.refitted(trials, calibrated_predictor(chosen, splits.validation, folder))
-        final = acquainted(final, splits, most_pictures=finish.most_remembered(trials, final), seed=options.seed)
+        trials, final = finish.final(trials)
         baseline = together([(trials[0], 1.0)], facts, folder)
         evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
@@ -97,30 +97,18 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         report.draw(folder)
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
+        folder.seal()
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
 
 
 def _folder(options: FitOptions, facts: Facts) -> RunFolder:
     if options.out is None:
         return RunFolder.create_free(f"{facts.data}-{facts.task}")
-    return RunFolder.create(options.out, overwrite=options.overwrite)
+    return RunFolder.create(options.out, overwrite=options.overwrite or options.resume)
 
 
 def _limits(options: FitOptions) -> Limits:
     return Limits(options.trials, options.steps, options.max_latency or math.inf, options.distill)
-
-
-def _save_start(folder: RunFolder, source: Source, options: FitOptions, facts: Facts, splits: Splits) -> None:
-    """What is known before the search: what was asked for, where it runs, what the data are."""
-    folder.write_run(
-        {
-            "source": str(source) if isinstance(source, (str, Path)) else None,
-            "options": options.model_dump(mode="json"),
-            "budget_s": options.budget_s,
-            "environment": {**environment(), "training": machine().to_json()},
-        }
-    )
-    folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})
 
 
 def _save_results(

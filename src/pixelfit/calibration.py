@@ -15,6 +15,7 @@ from pixelfit.models.familiarity import Familiarity
 from pixelfit.models.heads import TEMPERATURES
 from pixelfit.predictor import Predictor
 from pixelfit.runs import RunFolder
+from pixelfit.sealed import is_sealed
 from pixelfit.types import Array, Examples, Floats, Forecast, Ints, Kind, Splits
 
 _FEWEST_ROWS = 30  # fewer would set the temperature by a picture or two
@@ -31,6 +32,20 @@ class Calibrated:
     predictor: Predictor
     on_validation: Forecast
     constant: Intervals | SeveralIntervals | None
+
+    def save(self, folder: RunFolder) -> None:
+        """Write it into the run folder, the predictor last."""
+        folder.write_forecast(self.on_validation)
+        self.predictor.save(folder.model_folder)
+
+    @staticmethod
+    def saved(folder: RunFolder, targets: Array) -> Calibrated | None:
+        """The one that was saved, with the validation set's ``targets``; None if none was."""
+        if not is_sealed(folder.model_folder):
+            return None
+        predictor, forecast = Predictor.load(folder.model_folder), folder.read_forecast()
+        constant = _CONSTANT.get(predictor.kind)
+        return Calibrated(predictor, forecast, None if constant is None else constant(targets, forecast.raw))
 
 
 def calibrated_predictor(predictor: Predictor, validation: Examples, folder: RunFolder) -> Calibrated:
@@ -87,6 +102,10 @@ def _labels(predictor: Predictor, targets: Ints, forecast: Forecast) -> Calibrat
     )
 
 
+_CONSTANT: Mapping[Kind, Callable[[Array, Array], Intervals | SeveralIntervals]] = {
+    "number": Intervals.constant,
+    "numbers": SeveralIntervals.constant,
+}
 _CALIBRATIONS: Mapping[Kind, Callable[[Predictor, Array, Forecast], Calibrated]] = {
     "number": _number,
     "numbers": _numbers,

@@ -33,22 +33,35 @@ def parse_budget(text: str | float) -> float:
 
 
 class Deadline:
-    """Counts down from a budget in seconds (None: no limit), starting at ``started`` (seconds since the epoch).
+    """Counts down from a budget in seconds (None: no limit), starting at ``started`` on the monotonic clock.
 
-    A request to stop (Ctrl-C) is the same thing to every stage as a clock that has run out.
+    A clock that is set, or jumps, changes nothing. A request to stop (Ctrl-C) is the same thing to every stage as a clock
+    that has run out.
     """
 
     def __init__(self, budget_s: float | None, *, started: float | None = None) -> None:
-        # Elapsed time is counted on the monotonic clock; only the head start before this line is wall-clock time.
-        head_start = max(0.0, time.time() - started) if started is not None else 0.0
-        self._start = time.monotonic() - head_start
+        self._start = time.monotonic() if started is None else started
+        self._shown: float | None = None  # while the clock stands
         self.budget_s = budget_s
         self._reserve = 0.0
         self._stop = threading.Event()
 
     def elapsed(self) -> float:
-        """Seconds since the command began."""
-        return time.monotonic() - self._start
+        """Seconds since the command began, with those that its run took before it was broken off."""
+        return time.monotonic() - self._start if self._shown is None else self._shown
+
+    def add(self, seconds: float) -> None:
+        """Count the seconds that the run took before it was broken off."""
+        self._start -= seconds
+
+    @contextmanager
+    def standing(self, elapsed: float | None) -> Iterator[None]:
+        """Within this block the clock shows ``elapsed``, so that what was decided then is decided again; None: it runs on."""
+        self._shown = elapsed
+        try:
+            yield
+        finally:
+            self._shown = None
 
     def reserve(self, seconds: float) -> None:
         """Keep this many seconds for what comes after the search: scoring and the report."""

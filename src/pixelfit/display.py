@@ -79,11 +79,11 @@ class Display:
         self._console.print(line, soft_wrap=True)
 
     def _clock(self) -> str:
-        return clock(time.time() - self._started)
+        return clock(time.monotonic() - self._started)
 
     def _panel(self) -> RenderableType:
         rows = Table.grid(padding=(0, 2))
-        elapsed = time.time() - self._started
+        elapsed = time.monotonic() - self._started
         if self._budget_s is not None:
             left = max(0.0, self._budget_s - elapsed)
             rows.add_row("Time left", ProgressBar(self._budget_s, min(elapsed, self._budget_s), width=30), clock(left))

@@ -47,6 +47,7 @@ class _ImageEstimator(BaseEstimator):
             Default: 0.01.
         seed: seed of every random choice.
         out: run folder to make. Default: a new one under ``runs/`` in the current folder.
+        resume: go on with the run in ``out``, if there is one that was broken off.
         verbose: whether progress is printed.
     """
 
@@ -68,6 +69,7 @@ class _ImageEstimator(BaseEstimator):
         max_left_out: float | None = None,
         seed: int = 0,
         out: str | Path | None = None,
+        resume: bool = False,
         verbose: bool = False,
     ) -> None:
         self.budget = budget
@@ -83,6 +85,7 @@ class _ImageEstimator(BaseEstimator):
         self.max_left_out = max_left_out
         self.seed = seed
         self.out = out
+        self.resume = resume
         self.verbose = verbose
 
     def fit(
@@ -128,13 +131,14 @@ class _ImageEstimator(BaseEstimator):
             max_left_out=self.max_left_out,
             seed=self.seed,
             out=self.out,
+            resume=self.resume,
             target=target,
             pictures=pictures,
             group=group,
             test=test,
             data_dir=data_dir,
         )
-        started = time.time()
+        started = time.monotonic()
         source: Source = (X, y) if y is not None or isinstance(X, (list, np.ndarray)) else X  # type: ignore[assignment]
         shows = Display(Console(highlight=False), budget_s=options.budget_s, started=started) if self.verbose else None
         with shows or nullcontext():

@@ -58,6 +58,7 @@ class FitOptions(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     out: Path | None = None
     overwrite: bool = False
+    resume: bool = False
     data_dir: Path | None = None
 
     @property
@@ -139,6 +140,10 @@ def checked_options(**chosen: object) -> FitOptions:
         raise OptionError(f"{option} {first['input']!r} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
     if options.distill and (options.folds or 1) > 1:
         raise OptionError(f"--distill makes one model, and --folds {options.folds} as many as folds: leave one of them out.")
+    if options.resume and options.overwrite:
+        raise OptionError("--resume goes on with a run, and --overwrite replaces it: leave one of them out.")
+    if options.resume and options.out is None:
+        raise OptionError("--resume needs the run's folder: give --out, too.")
     if options.task is not None:  # otherwise the task is known only once the data are
         # A classification of several labels a picture is multi-label, which only the data tell.
         metric_for("multilabel" if _may_be_several(options) else options.task, options.metric)

@@ -27,6 +27,7 @@ from pixelfit.files import read_json, write_json, written_beside
 from pixelfit.models.familiarity import Familiarity, statistics_of
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress, Silent
+from pixelfit.sealed import SUMS, damaged, seal
 from pixelfit.types import Array, Columns, Forecast, Json, Kind, Label, PictureSpec, Strangeness, Task, Yardstick, kind_of
 
 if TYPE_CHECKING:
@@ -333,7 +334,8 @@ class Predictor:
             description["target_names"] = self.target_names
         if self.yardstick is not None:
             description["yardstick"] = asdict(self.yardstick)
-        write_json(folder / "predictor.json", description)  # last: a folder without it is not yet a predictor
+        write_json(folder / "predictor.json", description)
+        seal(folder, (file for file in folder.rglob("*") if file.is_file() and file.name != SUMS))
 
     @staticmethod
     def load(folder: Path) -> Predictor:
@@ -342,6 +344,8 @@ class Predictor:
         file = place / "predictor.json"
         if not file.is_file():
             raise RunError(f"{folder} holds no finished model (there is no {file.name} in it).")
+        for lost in damaged(place):
+            raise RunError(f"{lost} is damaged or missing: it is not what its checksum in {place / SUMS} says.")
         try:
             described = read_json(file)
             if described["format"] != FORMAT:

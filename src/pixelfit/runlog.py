@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from pixelfit.progress import Silent
 from pixelfit.types import Json, Trial
 
 LOGGER = logging.getLogger("pixelfit")
+_AT_WORK_EVERY_S = 5.0
 _FIELDS = "pixelfit_fields"  # of a record: what the line has beside the event
 
 
@@ -30,7 +32,10 @@ def note(event: str, *, error: BaseException | None = None, **fields: Json) -> N
 
 @contextmanager
 def logged(file: Path, deadline: Deadline) -> Iterator[None]:
-    """Within this block what is noted goes into ``file``, one line of JSON after the other; so does what ends the block early."""
+    """Within this block what is noted goes into ``file``, one line of JSON after the other; so does what ends the block early.
+
+    A file that is there already is gone on with.
+    """
     handler = _Lines(file, deadline)
     before = LOGGER.level
     LOGGER.addHandler(handler)
@@ -48,8 +53,31 @@ def logged(file: Path, deadline: Deadline) -> Iterator[None]:
         handler.close()
 
 
+def read_lines(file: Path) -> list[dict[str, Json]]:
+    """The lines of a log; what a kill left half-written is passed over."""
+    if not file.is_file():
+        return []
+    found = []
+    for line in file.read_bytes().splitlines():
+        try:
+            read = json.loads(line)
+        except ValueError:
+            continue
+        found += [read] if isinstance(read, dict) else []
+    return found
+
+
 class Noted(Silent):
     """A Progress that notes what is worth keeping of it."""
+
+    def __init__(self) -> None:
+        self._noted = time.monotonic()
+
+    def advance_trial(self, fraction: float, detail: str) -> None:
+        """Note now and then that there is work going on: how far the budget is used is known from the log after a kill."""
+        if time.monotonic() - self._noted > _AT_WORK_EVERY_S:
+            self._noted = time.monotonic()
+            note("at work", done=round(fraction, 3))
 
     def say(self, text: str) -> None:
         """Note what the user was told."""
@@ -73,7 +101,10 @@ class _Lines(logging.Handler):
     def __init__(self, file: Path, deadline: Deadline) -> None:
         super().__init__()
         self._deadline, self._process = deadline, psutil.Process()
+        torn = file.is_file() and not file.read_bytes().endswith(b"\n")  # by a kill
         self._out = file.open("a", encoding="utf-8", newline="\n")
+        if torn:
+            self._out.write("\n")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one."""

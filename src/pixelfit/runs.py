@@ -7,6 +7,8 @@ import io
 import itertools
 import math
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +24,8 @@ from safetensors.numpy import load_file, save_file
 from pixelfit.data.targets import shown_targets
 from pixelfit.errors import RunError
 from pixelfit.files import read_json, write_json, write_text, written_beside
+from pixelfit.runlog import read_lines
+from pixelfit.sealed import SUMS, damaged, is_sealed, refuse_damaged, seal
 from pixelfit.types import Array, Examples, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
 from pixelfit.words import value_words
 
@@ -121,8 +125,11 @@ class RunFolder:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def kept_for_itself(self, *, overwrite: bool = False) -> Iterator[None]:
-        """Within this block no other process may work on this run; with ``overwrite`` what an earlier run left is removed first.
+    def kept_for_itself(self, *, overwrite: bool = False, resume: bool = False) -> Iterator[None]:
+        """Within this block no other process may work on this run.
+
+        What an earlier run left is removed first where ``overwrite`` asks for that; with ``resume`` it stays, but for files
+        that were not written to their end.
 
         The lock is the system's (``flock``), so a process that dies does not hold it.
 
@@ -135,13 +142,21 @@ class RunFolder:
         except Timeout:
             raise RunError(f"Another process is at work on the run in {self.path}; wait until it has ended.") from None
         try:
-            refuse_taken(self.path, overwrite=overwrite)
-            for entry in self.path.iterdir():
-                if entry.name != _LOCK_FILE:
-                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            if resume:
+                for part in self.path.rglob(".*.part"):
+                    part.unlink()
+            else:
+                refuse_taken(self.path, overwrite=overwrite)
+                self._clear()
             yield
         finally:
             lock.release()
+
+    def _clear(self) -> None:
+        """Remove everything but the lock, the run's own description last: without it nothing else would be known as a run's."""
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == "run.json"):
+            if entry.name != _LOCK_FILE:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     @staticmethod
     def existing(path: Path) -> RunFolder:
@@ -149,6 +164,10 @@ class RunFolder:
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is no run folder (there is no run.json in it).")
         return RunFolder(path)
+
+    def has_begun(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return (self.path / "run.json").is_file()
 
     @property
     def study_file(self) -> Path:
@@ -193,21 +212,58 @@ class RunFolder:
         write_json(self.path / "facts.json", facts.to_json())
         write_json(self.path / "data.json", description)
 
+    def write_plan(self, number: int, plan: Json) -> None:
+        """``plan.json`` of a trial that begins."""
+        write_json(self.trial_folder(number) / "plan.json", plan)
+
+    def read_plan(self, number: int) -> Json:
+        """The plan of a trial that has begun; None if it has not, or its plan is damaged."""
+        try:
+            return self.read_if_there(f"trials/{number:04d}/plan.json")
+        except RunError:
+            return None
+
+    def write_search(self, record: Json) -> None:
+        """``search.json``: when the search began, and whether it is over."""
+        write_json(self.path / "search.json", record)
+
     def write_trial(self, trial: Trial, history: Json, models: Sequence[Saveable], validation: Forecast | None) -> None:
-        """One ended trial: its record last, so that a trial with a record is whole."""
+        """One ended trial: its checksums last, so that a trial that has them is whole."""
         folder = self.trial_folder(trial.number)
         if validation is not None:
             for model, place in zip(models, self.model_folders(trial), strict=True):
                 model.save(place)
-            with written_beside(folder / "validation.npz") as beside, beside.open("wb") as file:
-                np.savez(file, **vars(validation))
+            _write_forecast(folder / "validation.npz", validation)
         write_json(folder / "history.json", history)
         write_json(folder / "trial.json", asdict(trial))
+        kept = set(folder.glob("checkpoint-*.safetensors"))
+        seal(folder, (file for file in folder.rglob("*") if file.is_file() and file.name != SUMS and file not in kept))
+        if trial.state != "interrupted":  # from there it may go on
+            for file in kept:
+                file.unlink()
+
+    def ended_trial(self, number: int) -> Trial | None:
+        """A trial that has ended; None if it did not, was interrupted, or is of a version without checksums.
+
+        Raises:
+            RunError: a file of it is damaged; the message names it.
+        """
+        folder = self.trial_folder(number)
+        if not is_sealed(folder) or not (folder / "trial.json").is_file():
+            return None
+        for file in damaged(folder):
+            raise RunError(f"{file} is damaged or missing: it is not what its checksum in {folder / SUMS} says.")
+        trial = Trial.from_json(self.read(f"trials/{number:04d}/trial.json"))
+        return None if trial.state == "interrupted" else trial
+
+    def ended_trials(self) -> tuple[Trial, ...]:
+        """All trials that have ended, in order; raises RunError if a file of one is damaged."""
+        numbers = sorted(int(folder.name) for folder in self.path.glob("trials/*") if folder.name.isdigit())
+        return tuple(trial for trial in map(self.ended_trial, numbers) if trial is not None)
 
     def validation_forecast(self, number: int) -> Forecast:
         """What a trial's models predict for validation pictures, each by a model that has not seen it."""
-        with np.load(self.trial_folder(number) / "validation.npz", allow_pickle=False) as arrays:
-            return Forecast(**arrays)
+        return _read_forecast(self.trial_folder(number) / "validation.npz")
 
     def validation_predictions(self, trial: Trial) -> Array:
         """The values or class probabilities of ``validation_forecast``."""
@@ -271,6 +327,14 @@ class RunFolder:
         with written_beside(self.thumbnails_file) as beside:
             image.save(beside, format="WEBP", quality=_THUMBNAIL_QUALITY)
 
+    def write_forecast(self, on_validation: Forecast) -> None:
+        """``validation.npz``: what the final model's members say of the validation set."""
+        _write_forecast(self.path / "validation.npz", on_validation)
+
+    def read_forecast(self) -> Forecast:
+        """What ``write_forecast`` wrote."""
+        return _read_forecast(self.path / "validation.npz")
+
     def write_held_out(self, held_out: HeldOut) -> None:
         """``held-out.safetensors``: pictures with which an exported model is checked against this one."""
         with written_beside(self.path / _HELD_OUT_FILE) as beside:
@@ -324,8 +388,52 @@ class RunFolder:
         write_json(self.path / "final.json", decisions)
 
     def write_timeline(self, phases: Mapping[str, float], *, interrupted: bool) -> None:
-        """Seconds that each phase before the report took."""
-        write_json(self.path / "timeline.json", {"seconds": dict(phases), "interrupted": interrupted})
+        """Seconds that each phase before the report took, and in how many sittings."""
+        sittings = sum(line.get("event") == "begun" for line in read_lines(self.log_file))
+        record = {"seconds": dict(phases), "interrupted": interrupted, "sittings": max(1, sittings)}
+        write_json(self.path / "timeline.json", record)
+
+    def spent_s(self) -> float:
+        """Seconds that the run had taken when it was broken off, as far as its log knows; it is written every few seconds."""
+        return max((float(line.get("elapsed_s", 0.0)) for line in read_lines(self.log_file)), default=0.0)
+
+    def seal(self) -> None:
+        """Write the checksums of what a finished run is; its log, the search's database and the trials are not among it."""
+        parts = [file for name in ("pictures", "predictions") for file in (self.path / name).rglob("*")]
+        files = [file for file in (*self.path.iterdir(), *parts) if file.is_file() and not file.name.startswith(".")]
+        unsealed = {SUMS, self.log_file.name, self.study_file.name}
+        seal(self.path, (file for file in files if file.name not in unsealed))
+
+    @contextmanager
+    def drawn_again(self) -> Iterator[None]:
+        """Within this block files of a finished run may be replaced; their checksums are written anew.
+
+        Raises:
+            RunError: a file is damaged already; the message names it.
+        """
+        for file in damaged(self.path):
+            raise RunError(f"{file} is damaged or missing: it is not what its checksum in {self.path / SUMS} says.")
+        sealed = is_sealed(self.path)
+        (self.path / SUMS).unlink(missing_ok=True)
+        yield
+        if sealed:
+            self.seal()
+
+    def is_finished(self) -> bool:
+        """Whether the run came to its end, and was not ended early by its user."""
+        return is_sealed(self.path) and not self.read("timeline.json")["interrupted"]
+
+    def reopen(self) -> None:
+        """Take back what a run that its user ended early wrote after its search, which is to go on."""
+        timeline = self.read_if_there("timeline.json")
+        (self.path / SUMS).unlink(missing_ok=True)
+        if timeline is not None and timeline["interrupted"]:
+            search = self.read("search.json")
+            self.write_search({**search, "reopened": search.get("reopened", 0) + 1})
+            shutil.rmtree(self.model_folder, ignore_errors=True)
+            for name in ("scores.json", "timeline.json", "final.json"):
+                (self.path / name).unlink(missing_ok=True)
+            self.report_file.unlink(missing_ok=True)
 
     def write_scores(self, facts: Facts, scores: Scores, *, seed: int, budget_s: float | None, wall_s: float) -> None:
         """``scores.json``: the figures that count."""
@@ -354,6 +462,7 @@ class RunFolder:
         file = self.path / name
         if not file.is_file():
             raise RunError(f"The run in {self.path} is not finished: it has no {name}.")
+        refuse_damaged(file)
         try:
             return read_json(file)
         except ValueError as error:
@@ -380,6 +489,20 @@ class RunFolder:
         return records
 
 
+def _write_forecast(file: Path, forecast: Forecast) -> None:
+    with written_beside(file) as beside, beside.open("wb") as opened:
+        np.savez(opened, **vars(forecast))
+
+
+def _read_forecast(file: Path) -> Forecast:
+    """Raises RunError if there is no such file, or it is damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Forecast(**arrays)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"{file} is missing or damaged: {error}.") from error
+
+
 def rank(trials: Sequence[Trial]) -> list[Trial]:
     """Best first; failed trials last, in their order."""
     return sorted(trials, key=lambda trial: (trial.score is None, trial.score if trial.score is not None else trial.number))
@@ -389,12 +512,20 @@ def refuse_taken(path: Path, *, overwrite: bool = False) -> None:
     """Raise RunError if the path is a file, or a folder with something in it; with ``overwrite`` that may be a run."""
     if path.is_file():
         raise RunError(f"{path} is a file; --out needs a folder.")
-    if not path.is_dir() or not any(entry.name != _LOCK_FILE for entry in path.iterdir()):
+    if not path.is_dir() or all(entry.name == _LOCK_FILE or _is_part(entry) for entry in path.iterdir()):
         return
     if not (path / "run.json").is_file():
         raise RunError(f"The folder {path} holds files that are no run; choose another --out, or remove them first.")
     if not overwrite:
-        raise RunError(f"The folder {path} holds a run already; choose another --out, or replace that run with --overwrite.")
+        raise RunError(
+            f"The folder {path} holds a run already; choose another --out, go on with that run with --resume, or replace it with "
+            "--overwrite."
+        )
+
+
+def _is_part(file: Path) -> bool:
+    """Whether this is a file that a kill left before it was whole."""
+    return file.name.startswith(".") and file.name.endswith(".part")
 
 
 def drawable(picture: Array, spec: PictureSpec) -> Image.Image:

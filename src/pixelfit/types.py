@@ -392,6 +392,13 @@ class Trial:
     share: float = 1.0  # of the training pictures that it was trained on
     interval: tuple[float, float] | None = None  # 95 %, of the metric that trials are ranked by; None for a failed trial
 
+    @staticmethod
+    def from_json(record: Mapping[str, Json]) -> Trial:
+        """The trial whose fields were written as JSON."""
+        interval = record["interval"]
+        replans = tuple((step, total) for step, total in record["replans"])
+        return Trial(**{**record, "interval": interval and (interval[0], interval[1]), "replans": replans})
+
 
 @dataclass(frozen=True)
 class Interval:

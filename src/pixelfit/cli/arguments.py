@@ -10,7 +10,7 @@ import typer
 
 # The budget counts from here, before the heavy imports. The process's own start would be that of a shell that called
 # `exec pixelfit`, perhaps hours ago.
-STARTED = time.time()
+STARTED = time.monotonic()
 
 TaskOption = Annotated[
     Literal["regression", "classification", "multilabel"] | None,
@@ -69,6 +69,9 @@ SourceArgument = Annotated[
 ]
 LiveOption = Annotated[bool, typer.Option("--live", help="Serve a page that follows the run, on this machine alone.")]
 PortOption = Annotated[int | None, typer.Option(help="The page's port. Default: a free one.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one that was broken off.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in the run folder.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]

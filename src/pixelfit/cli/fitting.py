@@ -25,6 +25,8 @@ from pixelfit.cli.arguments import (
     OverwriteOption,
     PicturesOption,
     PortOption,
+    ResumeOption,
+    RunArgument,
     SeedOption,
     SourceArgument,
     StepsOption,
@@ -65,6 +67,7 @@ def fit(
     seed: SeedOption = 0,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
     data_dir: DataDirOption = None,
     live: LiveOption = False,
     port: PortOption = None,
@@ -92,8 +95,22 @@ def fit(
         seed=seed,
         out=out,
         overwrite=overwrite,
+        resume=resume,
         data_dir=data_dir,
     )
+    _fit(source, options, live=live, port=port)
+
+
+def resume(run: RunArgument, live: LiveOption = False, port: PortOption = None) -> None:
+    """Go on with a run that was broken off, with what is left of its budget."""
+    from pixelfit.resume import begun
+    from pixelfit.runs import RunFolder
+
+    folder = RunFolder.existing(run)
+    if folder.is_finished():
+        typer.echo(f"The run in {run} is finished; its report is {folder.report_file}.")
+        return
+    source, options = begun(run)
     _fit(source, options, live=live, port=port)
 
 

@@ -49,7 +49,8 @@ def report(run: RunArgument) -> None:
     from pixelfit.runs import RunFolder
 
     folder = RunFolder.existing(run)
-    reports.draw(folder)
+    with folder.drawn_again():
+        reports.draw(folder)
     typer.echo(f"Report: {folder.report_file}")
 
 

@@ -178,7 +178,7 @@ class LiveState:
         }
 
     def _elapsed(self) -> float:
-        return time.time() - self._started
+        return time.monotonic() - self._started
 
     def _phase(self, result: Result | None, error: str | None, searching: bool) -> str:
         if error is not None:

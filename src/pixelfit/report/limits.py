@@ -33,6 +33,13 @@ def _of_scores(saved: Saved) -> Iterator[str]:
     yield from _worse_parts(saved)
     if saved.timeline["interrupted"]:
         yield "The search was ended early, so a longer one may find a better model."
+    if (sittings := saved.timeline.get("sittings", 1)) > 1:
+        yield f"The run was broken off and gone on with: it took {sittings} sittings, whose times are added."
+    if (saved.search or {}).get("reopened"):
+        yield (
+            "Its user ended the search, had it measured on the test set, and then let it go on. The search never sees the test "
+            "set, but whoever goes on because of a score makes the next one look a little better than it is."
+        )
 
 
 def _worse_parts(saved: Saved) -> Iterator[str]:

@@ -27,6 +27,7 @@ class Saved:
     evidence: Json
     augmentation: Json
     importance: Json
+    search: Json
 
     @property
     def kind(self) -> Kind:
@@ -76,7 +77,7 @@ class Saved:
 
 
 def read(folder: RunFolder) -> Saved:
-    """Everything that the report tells of; raises RunError if the run is not finished."""
+    """Everything that the report tells of; raises RunError if the run is not finished, or one of its files is damaged."""
     weights: dict[int, float] = {}
     for member in folder.read("model/predictor.json")["members"]:
         weights[member["trial"]] = weights.get(member["trial"], 0.0) + member["weight"]
@@ -95,4 +96,5 @@ def read(folder: RunFolder) -> Saved:
         evidence=folder.read_if_there("evidence.json"),
         augmentation=folder.read_if_there("augmentation.json"),
         importance=folder.read_if_there("importance.json"),
+        search=folder.read_if_there("search.json"),
     )

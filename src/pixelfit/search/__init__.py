@@ -14,11 +14,13 @@ from pixelfit.models.views import VIEWS
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
+from pixelfit.search.earlier import Earlier
 from pixelfit.search.engine import LocalEngine
 from pixelfit.search.space import Space
 from pixelfit.search.stages import Limits, Stages
 from pixelfit.search.study import Study
 from pixelfit.training.machine import machine
+from pixelfit.training.recipe import Recipe
 from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Splits, Trial
 
 __all__ = ["Limits", "after_s", "most_remembered", "most_views_ms", "search", "time_after"]
@@ -44,31 +46,43 @@ def search(
 ) -> tuple[Trial, ...]:
     """Try recipes until the trials or the time run out. Each trial is written to the run folder as it ends.
 
+    What an earlier process left of the same search in the folder is gone on from.
+
     Three stages: the portfolio in short trainings, the best third of it once more and longer; then recipes that Optuna
     samples, as long as they promise more than their time would give the final training; then the best recipes at full
     length. What time is left after that samples on.
     """
+    record = folder.read_if_there("search.json") or {"began_s": deadline.elapsed(), "flops": machine().flops}
+    folder.write_search({**record, "over": False})
     study = Study(folder.study_file, space, seed=seed)
-    costs = CostModel(facts.spec, machine().flops, len(splits.folds))
-    stages = Stages(space, study, costs, deadline, limits, seed, splits, facts, folder, progress, began=deadline.elapsed())
+    costs = CostModel(facts.spec, record["flops"], len(splits.folds))
+    stages = Stages(space, study, costs, deadline, limits, seed, splits, facts, folder, progress, began=record["began_s"])
     engine = LocalEngine(splits.folds, facts, deadline, progress)
-    for plan, asked in stages.plans():
+    earlier, plans = Earlier(folder, deadline, progress), stages.plans()
+    while True:
+        with earlier.time_of(len(stages.trials)):
+            plan, asked = next(plans, (None, None))
+        if plan is None:
+            break
         progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
-        outcome = engine.run(plan)
-        trial = outcome.trial
+        trial = earlier.trial(plan.number)
+        if trial is None:
+            outcome = engine.run(earlier.begin(plan))
+            trial = outcome.trial
+            folder.write_trial(trial, outcome.history, outcome.models, outcome.validation)
         stages.trials.append(trial)
-        costs.learn(plan.recipe, trial)
+        costs.learn(Recipe.from_json(trial.recipe), trial)
         if trial.number == 0 and (trial.latency_ms or 0.0) > limits.latency_ms:
             raise SearchError(
                 f"No model answers within --max-latency {limits.latency_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
             )
         if asked is not None:
             study.tell(asked, trial.score, pruned=trial.state == "pruned")
-        folder.write_trial(trial, outcome.history, outcome.models, outcome.validation)
         folder.write_leaderboard(stages.trials, facts.metric, {})
         best = rank(stages.trials)[0]
         deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
         progress.end_trial(trial, best=best if best.score is not None else None)
+    folder.write_search({**record, "over": not deadline.interrupted})
     return tuple(stages.trials)
 
 

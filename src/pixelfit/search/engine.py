@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.runlog import note
+from pixelfit.training.checkpoint import Checkpoint
 from pixelfit.training.loop import Lesson, Start, Trained, train
 from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
@@ -40,6 +42,13 @@ class Plan:
     starts: tuple[Start, ...] = ()  # one a fold, or none for fresh models
     share: float = 1.0  # of the training pictures, drawn at random
     continues: int | None = None  # the trial from whose weights it goes on, if any
+    kept_in: Path | None = None  # the folder where its trainings are kept on the way, and gone on from if they are there already
+
+    def checkpoint(self, fold: int, *, folds: int) -> Checkpoint | None:
+        """Where the training of one fold is kept."""
+        if self.kept_in is None:
+            return None
+        return Checkpoint(self.kept_in / f"checkpoint-{fold}.safetensors", last=folds > 1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ class LocalEngine:
                 monitor=watch,
                 stopped=lambda: self._deadline.interrupted,
                 start=plan.starts[place] if plan.starts else None,
-                looked=watch.on_look,
+                checkpoint=plan.checkpoint(place, folds=len(self._folds)),
             )
             done.append(trained)
             if trained.state != "complete":

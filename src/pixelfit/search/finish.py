@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pixelfit.calibration import Calibrated
+from pixelfit.calibration import Calibrated, acquainted, calibrated_predictor
 from pixelfit.deadline import Deadline
-from pixelfit.ensemble import Costs
+from pixelfit.ensemble import Costs, combine
 from pixelfit.models.views import VIEWS
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
@@ -33,12 +33,29 @@ class Finish:
     seed: int
     progress: Progress
 
+    def final(self, trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], Calibrated]:
+        """The final model, calibrated, and the trials that led to it.
+
+        It is saved at once: a run that is broken off after a look at the test set must not choose anew.
+        """
+        validation = self.splits.validation
+        known = Calibrated.saved(self.folder, validation.targets)
+        if known is not None:
+            return self.folder.ended_trials(), known
+        ensemble = combine(trials, self.splits, self.facts, self.folder, self.costs())
+        trials, chosen = self.distilled(trials, ensemble) if self.limits.distill else (tuple(trials), ensemble)
+        final = self.refitted(trials, calibrated_predictor(chosen, validation, self.folder))
+        final = acquainted(final, self.splits, most_pictures=self.most_remembered(trials, final), seed=self.seed)
+        final.save(self.folder)
+        return trials, final
+
     def costs(self) -> Costs:
         """What the final predictor may cost."""
         return Costs(self.limits.latency_ms, most_views_ms(self.splits, self.deadline))
 
     def distilled(self, trials: Sequence[Trial], teacher: Predictor) -> tuple[tuple[Trial, ...], Predictor]:
         """One small model that has learned the ensemble's predictions, and the trials with it as the last."""
+        trials = [trial for trial in trials if trial.purpose != DISTILLED]  # of an earlier sitting
         recipe = student_recipe(tuple(trials), teacher, self.limits.latency_ms)
         if recipe is None or self.deadline.interrupted:
             self.progress.say("Nothing is distilled: no model was trained step by step, or the search was interrupted.")

@@ -13,7 +13,7 @@ from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder
 from pixelfit.training.loop import Lesson, Start, train
-from pixelfit.training.pace import Pace
+from pixelfit.training.pace import Check, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import SNAPSHOT, Array, Examples, Facts, Splits, Trial
 
@@ -127,6 +127,9 @@ class _Bar:
 
     def on_progress(self, fraction: float, detail: str) -> None:
         self._progress.advance_trial(fraction, detail)
+
+    def on_look(self, check: Check) -> None:
+        pass
 
     def on_check(self, fraction: float, score: float) -> bool:
         return False

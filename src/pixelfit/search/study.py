@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,11 @@ class Asked:
         self._trial = trial
         self.recipe = recipe
 
+    @property
+    def number(self) -> int:
+        """Where it stands in the study."""
+        return self._trial.number
+
     def is_losing(self, eighth: int, score: float) -> bool:
         """Tell the score after so many eighths of the trial's steps; True if it is worth no more time.
 
@@ -36,18 +42,32 @@ class Asked:
 
 
 class Study:
-    """The memory of a search, kept in a journal file in the run folder."""
+    """The memory of a search, kept in a journal file in the run folder.
+
+    A search that goes on asks again what it asked before, and is answered from the journal. What each question draws
+    depends on the seed, its place and the answers before it alone, so that a search that was broken off draws as one that
+    was not.
+    """
 
     def __init__(self, file: Path, space: Space, *, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space = space
+        self._space, self._seed = space, seed
+        self._asked = 0
+        mend(file)
+        try:
+            self._open(file)
+        except (LookupError, TypeError, ValueError, AssertionError, optuna.exceptions.OptunaError):
+            file.unlink()  # lines that are JSON, and no journal: what they knew is told again
+            self._open(file)
+
+    def _open(self, file: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study = optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(file))),
                 study_name="pixelfit",
                 direction="minimize",
-                sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8),
+                load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=_SEEN_BEFORE_PRUNING, n_warmup_steps=1),
             )
 
@@ -57,19 +77,44 @@ class Study:
 
     def ask(self, answers: Mapping[str, Json] | None = None) -> Asked:
         """The next recipe: the one that ``answers`` lead to, or one that the sampler chooses."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=self._seed * 10_000 + self._asked, multivariate=True, group=True, n_startup_trials=8
+            )
+        trial = self._again(answers)
+        if trial is not None:
+            try:
+                return self._asked_of(trial)
+            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                pass  # it was drawn from another space
         if answers is not None:
             self._study.enqueue_trial(dict(answers))
-        trial = self._study.ask()
+        return self._asked_of(self._study.ask())
 
+    def _asked_of(self, trial: optuna.Trial) -> Asked:
         def suggest(name: str, dimension: Dimension) -> Json:
             if isinstance(dimension, Choice):
                 return trial.suggest_categorical(name, dimension.values)
             return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
 
-        return Asked(trial, self._space.recipe(suggest))
+        asked = Asked(trial, self._space.recipe(suggest))
+        self._asked = asked.number + 1
+        return asked
+
+    def _again(self, answers: Mapping[str, Json] | None) -> optuna.Trial | None:
+        """The trial that an earlier process was given at this place, if it was one for these answers."""
+        known = self._study.get_trials(deepcopy=False)[self._asked :]
+        if not known or known[0].system_attrs.get("fixed_params") != (None if answers is None else dict(answers)):
+            return None
+        if known[0].state == optuna.trial.TrialState.WAITING:
+            return self._study.ask()  # it was put down, and the process ended before it was asked for
+        return optuna.Trial(self._study, known[0]._trial_id)
 
     def tell(self, asked: Asked, score: float | None, *, pruned: bool) -> None:
-        """What became of it; None for a trial that failed."""
+        """What became of it; None for a trial that failed. What an earlier process told already is not told again."""
+        if self._study.get_trials(deepcopy=False)[asked.number].state.is_finished():
+            return
         state = optuna.trial.TrialState.COMPLETE
         if score is None:
             state = optuna.trial.TrialState.FAIL
@@ -77,3 +122,28 @@ class Study:
             state = optuna.trial.TrialState.PRUNED
         value = score if state == optuna.trial.TrialState.COMPLETE else None
         self._study.tell(asked._trial, value, state=state)
+
+
+def mend(file: Path) -> None:
+    """Cut off what a kill or a damaged disk left in the journal from its first line that is none, and open its lock.
+
+    What is lost that way is told again by a search that goes on. Whoever calls this has the run folder to itself.
+    """
+    for lock in file.parent.glob(f"{file.name}.lock*"):  # of a process that died
+        lock.unlink()
+    if not file.is_file():
+        return
+    whole = 0
+    with file.open("rb+") as journal:
+        for line in journal:
+            if not line.endswith(b"\n") or not _is_json(line):
+                break
+            whole += len(line)
+        journal.truncate(whole)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

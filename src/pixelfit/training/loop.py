@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +19,7 @@ from pixelfit.models.heads import make_head
 from pixelfit.models.model import Model, Preparation
 from pixelfit.training.augment import augment
 from pixelfit.training.averaging import WeightAverage
+from pixelfit.training.checkpoint import Batches, Checkpoint, Kept, Underway, pulse_from
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import FEWEST_STEPS, MOST_LOOKS, REPLAN_EVERY_S, Check, Pace, Pulse, look_cost, looks_worth
 from pixelfit.training.recipe import Recipe
@@ -38,6 +39,9 @@ class Monitor(Protocol):
 
     def on_progress(self, fraction: float, detail: str) -> None:
         """``fraction`` of the steps are done."""
+
+    def on_look(self, check: Check) -> None:
+        """The validation set was looked at."""
 
     def on_check(self, fraction: float, score: float) -> bool:
         """A validation score (smaller is better) after ``fraction`` of the steps; True ends the training as losing."""
@@ -87,15 +91,6 @@ class Trained:
     held_out: torch.Tensor | None = None  # raw outputs for the training pictures, each from a fit without its fold
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Weights at a check, and each checked row's loss with them."""
-
-    step: int
-    losses: Array
-    state: dict[str, torch.Tensor]
-
-
 def train(
     recipe: Recipe,
     lesson: Lesson,
@@ -105,7 +100,7 @@ def train(
     monitor: Monitor,
     stopped: Callable[[], bool],
     start: Start | None = None,
-    looked: Callable[[Check], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train one recipe.
 
@@ -117,7 +112,8 @@ def train(
         monitor: is told of progress and may end a losing training.
         stopped: whether the user asked to stop.
         start: what to begin with; by default a fresh model.
-        looked: is told of each look at the validation set.
+        checkpoint: where the training is kept now and then. What is kept there already is gone on from, for the same result;
+            families that are fitted without steps begin anew.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
@@ -128,7 +124,7 @@ def train(
     targets = model.head.encode(lesson.train.targets) if start.targets is None else start.targets
     if FAMILIES[recipe.family].fit is not None:
         return _fit_directly(recipe, model, lesson, targets, seed=seed, pace=pace, stopped=stopped)
-    return _Training(recipe, model, lesson, targets, seed, looked).run(pace, monitor, stopped)
+    return _Training(recipe, model, lesson, targets, seed, checkpoint).run(pace, monitor, stopped)
 
 
 def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
@@ -194,9 +190,10 @@ class _Training:
         lesson: Lesson,
         targets: torch.Tensor,
         seed: int,
-        looked: Callable[[Check], None] | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self.recipe, self.model, self.seed, self.facts, self.looked = recipe, model, seed, lesson.facts, looked
+        self.recipe, self.model, self.seed, self.facts = recipe, model, seed, lesson.facts
+        self.checkpoint = checkpoint
         self.machine = machine()
         self.device = torch.device(self.machine.device)
         with warnings.catch_warnings():
@@ -217,19 +214,27 @@ class _Training:
 
     def run(self, pace: Pace, monitor: Monitor, stopped: Callable[[], bool]) -> Trained:
         begun = time.monotonic()
+        earlier = self.checkpoint.read() if self.checkpoint else None
+        if earlier is not None:
+            begun -= earlier[1]["spent_s"]
         steps_an_epoch = len(self.rows) / self.batch
         most = max(FEWEST_STEPS, round(pace.most_epochs * steps_an_epoch))
         if self.device.type == "cuda" and _COMPILED_FROM_S <= pace.seconds < float("inf"):
             torch._dynamo.config.suppress_errors = True  # where the graph cannot be compiled, it runs as it is
             self.forward = torch.compile(self.model.module, mode="reduce-overhead")
-        if pace.steps is not None:
-            total = most = pace.steps
-        elif pace.seconds == float("inf"):
-            total = most
+        if earlier is not None:
+            self.final_s = earlier[1]["final_s"]
+            pulse = pulse_from(earlier[1])
+        elif pace.steps is not None:
+            pulse = Pulse(total=pace.steps, most=pace.steps, look_steps=self.look_steps)
         else:
-            total = self._steps_that_fit(most, begun + pace.seconds)
-        pulse = Pulse(total=total, most=most, look_steps=self.look_steps)
-        kept, averaged = self._steps(pulse, begun + pace.seconds - self.final_s, monitor, stopped)
+            total = most if pace.seconds == float("inf") else self._steps_that_fit(most, begun + pace.seconds)
+            pulse = Pulse(total=total, most=most, look_steps=self.look_steps)
+        underway = self._fresh(pulse)
+        if earlier is not None:
+            underway.restore(*earlier)
+        kept, averaged = self._steps(underway, begun, begun + pace.seconds - self.final_s, monitor, stopped)
+        pulse = underway.pulse
         self.model.module.eval()
         return Trained(
             model=self.model,
@@ -243,58 +248,72 @@ class _Training:
             averaged=averaged,
         )
 
-    def _steps(self, pulse: Pulse, end: float, monitor: Monitor, stopped: Callable[[], bool]) -> tuple[int, bool]:
+    def _steps(
+        self, underway: Underway, begun: float, end: float, monitor: Monitor, stopped: Callable[[], bool]
+    ) -> tuple[int, bool]:
         """Train; return the step whose weights the model has in the end, and whether they are averaged."""
-        begun = replanned = time.monotonic()
-        optimizer, batches, dice = self._fresh()
-        average = WeightAverage(self.model.module, self.recipe.averaging * pulse.total) if self.recipe.averaging else None
-        best: _Kept | None = None
-        now: _Kept | None = None
-        loss_sum, losses, check_s = torch.zeros((), device=self.device), 0, 0.0
-        next_look = pulse.next_look()
+        pulse, stepping = underway.pulse, time.monotonic()
+        replanned = stepping
         while pulse.step < pulse.total:
-            loss_sum += self._step(optimizer, next(batches), dice, pulse.learning_rate(self.recipe.learning_rate))
-            losses += 1
+            rate = pulse.learning_rate(self.recipe.learning_rate)
+            underway.loss_sum += self._step(underway.optimizer, underway.batches.next(), underway.dice, rate)
+            underway.losses += 1
             pulse.step += 1
-            if average:
-                average.update()
+            if underway.average:
+                underway.average.update()
             clock = time.monotonic()
             if clock - replanned > REPLAN_EVERY_S:
                 replanned = clock
                 monitor.on_progress(pulse.step / pulse.total, f"step {pulse.step:,} of {pulse.total:,}")
-                pulse.replan(clock - begun + pulse.step_s, end - clock, check_s)  # step_s: minus the checks so far
+                # step_s: minus the checks so far
+                pulse.replan(clock - stepping + pulse.step_s, end - clock, underway.check_s)
             leave = stopped()
-            if pulse.step >= min(next_look, pulse.total) or leave:
-                mean_loss = float(loss_sum) / losses  # waits for the device, so the clock is read after it
-                started = time.monotonic()
-                if not np.isfinite(mean_loss):
-                    raise FloatingPointError(f"the loss is {mean_loss} after {pulse.step} steps")
-                losing = False
-                if self.checked is not None:
-                    now = self._look(pulse, mean_loss, started - begun)
-                    best = now if best is None or now.losses.mean() < best.losses.mean() else best
-                    losing = monitor.on_check(pulse.step / pulse.total, pulse.history[-1].score)
-                loss_sum, losses = torch.zeros((), device=self.device), 0
-                check_s = time.monotonic() - started
-                pulse.step_s -= check_s
-                next_look = pulse.next_look()
-                if leave or losing:
-                    pulse.state = "interrupted" if leave else "pruned"
-                    break
-        pulse.step_s += time.monotonic() - begun
-        return self._settle(pulse, now, best, average)
+            if leave:  # before the look, which a training that goes on from here will not have had
+                self._keep(underway, begun, stepping)
+            losing = False
+            if pulse.step >= min(underway.next_look, pulse.total) or leave:
+                losing = self._look(underway, begun, monitor)
+            if leave or losing:
+                pulse.state = "interrupted" if leave else "pruned"
+                break
+            if self.checkpoint and self.checkpoint.is_due(self._epochs(pulse), at_end=pulse.step >= pulse.total):
+                self._keep(underway, begun, stepping)
+        pulse.step_s += time.monotonic() - stepping
+        return self._settle(pulse, underway.latest, underway.best, underway.average)
 
-    def _look(self, pulse: Pulse, mean_loss: float, seconds: float) -> _Kept:
-        """Look at the validation set."""
-        assert self.checked is not None
-        rows = self._row_losses(self.checked)
-        epoch = round(pulse.step * self.batch / len(self.rows), 3)
-        pulse.history.append(Check(pulse.step, epoch, mean_loss, metrics.score_of_losses(self.facts, rows), round(seconds, 3)))
-        if self.looked is not None:
-            self.looked(pulse.history[-1])
-        return _Kept(pulse.step, rows, _copy(self.model))
+    def _look(self, underway: Underway, begun: float, monitor: Monitor) -> bool:
+        """Look at the training loss and the validation set; True if the training is losing."""
+        pulse = underway.pulse
+        mean_loss = float(underway.loss_sum) / underway.losses  # waits for the device, so the clock is read after it
+        started = time.monotonic()
+        if not np.isfinite(mean_loss):
+            raise FloatingPointError(f"the loss is {mean_loss} after {pulse.step} steps")
+        losing = False
+        if self.checked is not None:
+            rows = self._row_losses(self.checked)
+            score = metrics.score_of_losses(self.facts, rows)
+            pulse.history.append(Check(pulse.step, round(self._epochs(pulse), 3), mean_loss, score, round(started - begun, 3)))
+            monitor.on_look(pulse.history[-1])
+            latest = underway.latest = Kept(pulse.step, rows, _copy(self.model))
+            if underway.best is None or latest.losses.mean() < underway.best.losses.mean():
+                underway.best = latest
+            losing = monitor.on_check(pulse.step / pulse.total, score)
+        underway.loss_sum, underway.losses = torch.zeros((), device=self.device), 0
+        underway.check_s = time.monotonic() - started
+        pulse.step_s -= underway.check_s
+        underway.next_look = pulse.next_look()
+        return losing
 
-    def _settle(self, pulse: Pulse, last: _Kept | None, best: _Kept | None, average: WeightAverage | None) -> tuple[int, bool]:
+    def _keep(self, underway: Underway, begun: float, stepping: float) -> None:
+        if self.checkpoint is not None:
+            now, epoch = time.monotonic(), self._epochs(underway.pulse)
+            step_s = underway.pulse.step_s + now - stepping
+            self.checkpoint.write(underway, epoch=epoch, step_s=step_s, spent_s=now - begun, final_s=self.final_s)
+
+    def _epochs(self, pulse: Pulse) -> float:
+        return pulse.step * self.batch / len(self.rows)
+
+    def _settle(self, pulse: Pulse, last: Kept | None, best: Kept | None, average: WeightAverage | None) -> tuple[int, bool]:
         """Give the model its final weights: the last, their average if it is better, or an earlier check's if clearly so."""
         averaged = average.state() if average else {}
         if averaged:
@@ -303,7 +322,7 @@ class _Training:
             return pulse.step, bool(averaged)
         chosen = last
         if averaged and (rows := self._row_losses(self.checked)).mean() < last.losses.mean():
-            chosen = _Kept(pulse.step, rows, averaged)
+            chosen = Kept(pulse.step, rows, averaged)
         # A training that was ended early has not had its low learning rates: there the best check is as good as any.
         ended_early = pulse.state != "complete" and best.losses.mean() < chosen.losses.mean()
         if ended_early or _clearly_better(best.losses, chosen.losses):
@@ -311,8 +330,8 @@ class _Training:
         self.model.module.load_state_dict(chosen.state)
         return chosen.step, chosen.state is averaged
 
-    def _fresh(self) -> tuple[torch.optim.Optimizer, Iterator[torch.Tensor], torch.Generator]:
-        """An optimiser, the order of batches and the dice for augmentation, as they are at the start of a training."""
+    def _fresh(self, pulse: Pulse) -> Underway:
+        """The training before its first step."""
         torch.manual_seed(self.seed)  # for dropout
         module, layer_rates = self.model.module, FAMILIES[self.recipe.family].layer_rates
         groups = []
@@ -323,17 +342,16 @@ class _Training:
             ):
                 groups.append({"params": chosen, "weight_decay": decay, "share": share})
         optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=(0.9, 0.99), fused=True)
-        return optimizer, self._batches(), torch.Generator().manual_seed(self.seed + 1)
-
-    def _batches(self) -> Iterator[torch.Tensor]:
-        """Positions in the training set, a batch at a time, shuffled anew each epoch; a batch may span two epochs."""
-        dice = torch.Generator().manual_seed(self.seed)
-        left = torch.empty(0, dtype=torch.int64, device=self.pictures.device)
-        while True:
-            while len(left) < self.batch:
-                left = torch.cat([left, torch.randperm(len(self.rows), generator=dice).to(left.device)])
-            yield left[: self.batch]
-            left = left[self.batch :]
+        return Underway(
+            self.model.module,
+            pulse,
+            optimizer,
+            Batches(len(self.rows), self.batch, self.seed, self.pictures.device),
+            torch.Generator().manual_seed(self.seed + 1),
+            WeightAverage(module, self.recipe.averaging * pulse.total) if self.recipe.averaging else None,
+            next_look=pulse.next_look(),
+            loss_sum=torch.zeros((), device=self.device),
+        )
 
     def _step(
         self, optimizer: torch.optim.Optimizer, positions: torch.Tensor, dice: torch.Generator, rate: float
@@ -363,11 +381,11 @@ class _Training:
     def _steps_that_fit(self, most: int, end: float) -> int:
         """Time a few steps and one check, put everything back as it was, and say how many steps fit until ``end``."""
         before = _copy(self.model)
-        optimizer, batches, dice = self._fresh()
+        fresh = self._fresh(Pulse(total=most, most=most))
         seconds = []
         for _ in range(MEASURING_STEPS):
             started = time.monotonic()
-            float(self._step(optimizer, next(batches), dice, 0.0))
+            float(self._step(fresh.optimizer, fresh.batches.next(), fresh.dice, 0.0))
             seconds.append(time.monotonic() - started)
             if time.monotonic() > end:
                 break

@@ -1,0 +1,84 @@
+"""A run that was broken off, and how it goes on: what it began with, and whether that is still there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pixelfit.data.sources import Source
+from pixelfit.deadline import Deadline
+from pixelfit.environment import environment
+from pixelfit.errors import RunError
+from pixelfit.options import FitOptions, checked_options
+from pixelfit.progress import Progress
+from pixelfit.runs import RunFolder
+from pixelfit.training.machine import machine
+from pixelfit.types import Facts, Json
+
+# Options that say where a run is and how it begins, not what it does.
+_ABOUT_THE_FOLDER = ("out", "overwrite", "resume")
+_PATHS = ("test", "weights", "data_dir")  # options that may be relative to the folder in which the run was begun
+
+
+def description(source: Source, options: FitOptions) -> Json:
+    """What ``run.json`` says: what was asked for, where, and what it runs on."""
+    return {
+        "source": str(source) if isinstance(source, (str, Path)) else None,
+        "begun_in": str(Path.cwd()),
+        "options": options.model_dump(mode="json"),
+        "budget_s": options.budget_s,
+        "environment": {**environment(), "training": machine().to_json()},
+    }
+
+
+def begun(path: Path) -> tuple[str, FitOptions]:
+    """The source and the options of the run in this folder, to go on with.
+
+    Raises:
+        RunError: there is no run that can go on; the message says why.
+    """
+    folder = RunFolder.existing(path)
+    record = folder.read("run.json")
+    try:
+        source, options, where = record["source"], dict(record["options"]), Path(record["begun_in"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path / 'run.json'} was written by another version of pixelfit, and its run cannot go on.") from error
+    if source is None or options.get("test") == "(arrays)":
+        raise RunError(f"The run in {path} began with arrays in memory: go on from Python, with the same arrays and resume=True.")
+    for name in _PATHS:
+        if options.get(name) is not None:
+            options[name] = _found(str(options[name]), where)
+    return _found(source, where), checked_options(**{**options, "out": path, "overwrite": False, "resume": True})
+
+
+def go_on(folder: RunFolder, options: FitOptions, facts: Facts, deadline: Deadline, progress: Progress) -> None:
+    """Take back what stands in the way, and count the time that the run took already.
+
+    Raises:
+        RunError: the run is finished, or began with other options or data.
+    """
+    if folder.is_finished():
+        raise RunError(f"The run in {folder.path} is finished; its report is {folder.report_file}.")
+    before = folder.read("run.json")["options"]
+    now = json.loads(json.dumps(options.model_dump(mode="json")))
+    for name in now:
+        if name not in (*_ABOUT_THE_FOLDER, *_PATHS) and now[name] != before.get(name):
+            option = "--" + name.replace("_", "-")
+            raise RunError(
+                f"The run in {folder.path} began with another {option} ({before.get(name)}, now {now[name]}); "
+                "it goes on with what it began with, or not at all."
+            )
+    if (folder.path / "data.json").is_file() and folder.read("facts.json") != json.loads(json.dumps(facts.to_json())):
+        raise RunError(
+            f"The data are not those that the run in {folder.path} began with, so it cannot go on; "
+            "begin another run, or this one anew with --overwrite."
+        )
+    folder.reopen()
+    spent_s = folder.spent_s()
+    deadline.add(spent_s)
+    progress.say(f"Going on with the run in {folder.path}, which has taken {spent_s:.0f} s so far.")
+
+
+def _found(path: str, where: Path) -> str:
+    """The path as seen from here, if it was one where the run began; otherwise the word that it is."""
+    return str(where / path) if (where / path).exists() else path

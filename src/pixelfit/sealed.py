@@ -1,0 +1,58 @@
+"""Checksums of a folder's files, so that one that was cut short or whose bits changed is noticed and named.
+
+They lie in ``SHA256SUMS``, in the form that ``sha256sum --check`` reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pixelfit.errors import RunError
+from pixelfit.files import write_text
+
+SUMS = "SHA256SUMS"
+
+
+def seal(folder: Path, files: Iterable[Path]) -> None:
+    """Write the checksums of ``files``, which lie in the folder or below it."""
+    lines = sorted(f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
+    write_text(folder / SUMS, "".join(lines))
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the folder has checksums."""
+    return (folder / SUMS).is_file()
+
+
+def damaged(folder: Path) -> list[Path]:
+    """The files that are not what they were when the folder was sealed, or are missing; none for a folder without checksums."""
+    return [folder / name for name, digest in sums(folder).items() if not _is(folder / name, digest)]
+
+
+def refuse_damaged(file: Path) -> None:
+    """Raise RunError if the file is not what it was when its folder, or one of the two above, was sealed."""
+    for folder in file.absolute().parents[:3]:
+        if is_sealed(folder):
+            digest = sums(folder).get(file.absolute().relative_to(folder).as_posix())
+            if digest is not None and not _is(file, digest):
+                raise RunError(f"{file} is damaged: it is not what its checksum in {folder / SUMS} says.")
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Each file's checksum by its name in the folder; lines that name no file in it are passed over."""
+    if not is_sealed(folder):
+        return {}
+    lines = (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines())
+    named = {line[1]: line[0] for line in lines if len(line) == 2}
+    return {name: digest for name, digest in named.items() if name and not {"", ".."} & set(name.split("/"))}
+
+
+def _is(file: Path, digest: str) -> bool:
+    return file.is_file() and _digest(file) == digest
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
