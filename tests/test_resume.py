@@ -28,14 +28,16 @@ from pixelfit.errors import OptionError, PixelfitError, RunError
 from pixelfit.options import checked_options
 from pixelfit.predictor import Predictor
 from pixelfit.progress import Silent
+from pixelfit.replay import replay
 from pixelfit.resume import begun
 from pixelfit.runs import RunFolder
+from pixelfit.sealed import seal
 from pixelfit.search.space import build_space
 from pixelfit.search.study import Study, mend
 from pixelfit.training import checkpoint
 from pixelfit.training.checkpoint import Checkpoint
 from pixelfit.training.loop import Lesson, train
-from pixelfit.training.pace import Check, Pace
+from pixelfit.training.pace import Check, Course, Pace
 from pixelfit.types import Json
 
 TRIALS = 10  # the last of them sampled
@@ -242,7 +244,7 @@ def test_a_finished_run_says_so_and_others_are_refused(tmp_path: Path) -> None:
     run(out, trials=2)
     with pytest.raises(RunError, match="is finished; its report is"):
         run(out, trials=2)
-    with pytest.raises(RunError, match="arrays in memory: go on from Python"):
+    with pytest.raises(RunError, match="arrays in memory, which it does not keep: go on from Python"):
         begun(out)
     (out / "SHA256SUMS").unlink()  # as if it had been killed just before its end
     with pytest.raises(RunError, match=r"began with another --trials \(2, now 3\)"):
@@ -361,3 +363,48 @@ def test_a_report_drawn_again_has_its_checksums(tmp_path: Path) -> None:
     assert folder.is_finished()
     shutil.copytree(folder.path, tmp_path / "copy")
     assert outcome(tmp_path / "copy")["checksums"]
+
+
+def test_a_replay_from_the_record_gives_the_same_scores(tmp_path: Path) -> None:
+    rows = bars(120)
+    np.savez(tmp_path / "bars.npz", X=rows[0], y=np.asarray(list(rows[1])))
+    options = checked_options(budget="12s", folds=1, out=tmp_path / "run")  # what the clock made of each training is recorded
+    ended = fit(tmp_path / "bars.npz", options, progress=Silent())
+    before = {file: file.read_bytes() for file in ended.folder.path.rglob("*") if file.is_file()}
+    found = replay(ended.folder.path, Silent())
+    assert set(found.trials) >= {member.trial for member in ended.predictor.members}
+    assert found.figures
+    assert found.is_same, [figure for figure in found.figures if not figure.is_same]
+    assert before == {file: file.read_bytes() for file in ended.folder.path.rglob("*") if file.is_file()}
+    trial = ended.folder.path / "trials" / f"{found.trials[-1]:04d}" / "trial.json"
+    record = json.loads(trial.read_text())
+    record["metrics"] = {name: value + 1.0 for name, value in record["metrics"].items()}
+    trial.write_text(json.dumps(record))
+    (trial.parent / "SHA256SUMS").unlink()
+    seal(trial.parent, [trial])
+    assert not replay(ended.folder.path, Silent()).is_same
+    rows[0][0] += 1
+    np.savez(tmp_path / "bars.npz", X=rows[0], y=np.asarray(list(rows[1])))
+    with pytest.raises(RunError, match="has changed since the run"):
+        replay(ended.folder.path, Silent())
+
+
+def test_a_training_that_was_changed_on_its_way_is_followed() -> None:
+    facts, splits = read(bars(200), checked_options(task="regression", folds=1), Silent())
+    recipe = build_space(facts, splits.train).known_good({"family": "mlp"})[0]
+    recipe = dataclasses.replace(recipe, averaging=0.1)
+    lesson = Lesson(splits.train, splits.validation, facts)
+    course = Course(40, ((9, 24), (20, 22)), 22, "complete")
+    followed = [
+        train(recipe, lesson, seed=3, pace=Pace(course=course), monitor=Unwatched(), stopped=lambda: False) for _ in range(2)
+    ]
+    assert (followed[0].steps, followed[0].planned, followed[0].replans) == (22, 40, ((9, 24), (20, 22)))
+    other = train(recipe, lesson, seed=3, pace=Pace(steps=22), monitor=Unwatched(), stopped=lambda: False)
+    weights = [one.model.module.state_dict() for one in (*followed, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    for state in ("pruned", "interrupted"):
+        ended = train(
+            recipe, lesson, seed=3, pace=Pace(course=Course(40, (), 10, state)), monitor=Unwatched(), stopped=lambda: False
+        )
+        assert (ended.steps, ended.state) == (10, state)

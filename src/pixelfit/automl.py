@@ -22,7 +22,7 @@ from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress, Several
-from pixelfit.resume import description, go_on
+from pixelfit.resume import as_begun, description, go_on
 from pixelfit.runlog import Noted, logged
 from pixelfit.runs import HeldOut, Remembered, RunFolder, refuse_taken
 from pixelfit.search import Limits, search
@@ -71,6 +71,7 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     with ExitStack() as during:
         during.enter_context(folder.kept_for_itself(overwrite=options.overwrite, resume=going_on))
         if going_on:
+            during.enter_context(as_begun(folder))
             go_on(folder, options, facts, deadline, progress)
         else:
             folder.write_run(description(source, options))

@@ -136,14 +136,15 @@ def _with_views(
     for kind in ("shifted", "mirrored") if mirrored else ("shifted",):
         if VIEWS[kind] * latency > costs.most_latency_ms or VIEWS[kind] * predict_ms > costs.most_views_ms:
             continue
-        tried = replace(predictor, members=tuple(_viewed(member, kind, validation) for member in predictor.members))
+        tried = replace(predictor, members=tuple(viewed(member, kind, validation) for member in predictor.members))
         reached = score(validation.targets, tried.raw(validation.store, validation.rows))
         if reached < best - _LEAST_VIEWS_GAIN * abs(best):
             chosen, best = tried, reached
     return chosen
 
 
-def _viewed(member: Member, kind: str, validation: Examples) -> Member:
+def viewed(member: Member, kind: str, validation: Examples) -> Member:
+    """The member looking at these views, with the temperature that suits them."""
     model = replace(member.model, views=kind)
     outputs = model.outputs(validation.store, validation.rows)
     return replace(member, model=replace(model, temperature=temperature_for([(model.head, outputs, validation.targets)])))

@@ -1,19 +1,22 @@
-"""A run that was broken off, and how it goes on: what it began with, and whether that is still there."""
+"""What a run began with, and whether that is still there: for one that goes on, and for one that is repeated."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from pixelfit.data.reading import read
 from pixelfit.data.sources import Source
 from pixelfit.deadline import Deadline
 from pixelfit.environment import environment
-from pixelfit.errors import RunError
+from pixelfit.errors import PixelfitError, RunError
 from pixelfit.options import FitOptions, checked_options
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder
-from pixelfit.training.machine import machine
-from pixelfit.types import Facts, Json
+from pixelfit.training.machine import Machine, adopted, machine
+from pixelfit.types import Facts, Json, Splits
 
 # Options that say where a run is and how it begins, not what it does.
 _ABOUT_THE_FOLDER = ("out", "overwrite", "resume")
@@ -38,17 +41,49 @@ def begun(path: Path) -> tuple[str, FitOptions]:
         RunError: there is no run that can go on; the message says why.
     """
     folder = RunFolder.existing(path)
+    source, options = _asked(folder, "go on from Python, with the same arrays and resume=True")
+    return source, checked_options(**{**options, "out": path, "resume": True})
+
+
+def read_again(folder: RunFolder, progress: Progress) -> tuple[Facts, Splits]:
+    """The run's facts and parts, made again from its source; raises RunError if that is gone or has changed."""
+    source, options = _asked(folder, "fit it from files")
+    known = folder.read("facts.json")
+    if not known.get("fingerprint"):
+        raise RunError(f"The run in {folder.path} is of an older pixelfit, which wrote no fingerprint of its data; fit it again.")
+    try:
+        facts, splits = read(source, checked_options(**options), progress)
+    except PixelfitError as error:
+        raise RunError(f"The data of the run in {folder.path} cannot be read again: {error}") from error
+    if facts.fingerprint != known["fingerprint"]:
+        raise RunError(f"{source} has changed since the run in {folder.path} was made; fit it again.")
+    return facts, splits
+
+
+@contextmanager
+def as_begun(folder: RunFolder) -> Iterator[None]:
+    """Within this block trainings run with the threads and in the precision that the run began with."""
+    try:
+        recorded = Machine(**folder.read("run.json")["environment"]["training"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder.path / 'run.json'} was written by another version of pixelfit, which cannot be read.") from error
+    with adopted(recorded):
+        yield
+
+
+def _asked(folder: RunFolder, otherwise: str) -> tuple[str, dict[str, Json]]:
+    """The source of a run and its options, but for those about its folder; paths as seen from here."""
     record = folder.read("run.json")
     try:
-        source, options, where = record["source"], dict(record["options"]), Path(record["begun_in"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path / 'run.json'} was written by another version of pixelfit, and its run cannot go on.") from error
+        source, options, where = record["source"], dict(record["options"]), Path(record.get("begun_in", ""))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder.path / 'run.json'} was written by another version of pixelfit, which cannot be read.") from error
     if source is None or options.get("test") == "(arrays)":
-        raise RunError(f"The run in {path} began with arrays in memory: go on from Python, with the same arrays and resume=True.")
+        raise RunError(f"The run in {folder.path} was made from arrays in memory, which it does not keep: {otherwise}.")
     for name in _PATHS:
         if options.get(name) is not None:
             options[name] = _found(str(options[name]), where)
-    return _found(source, where), checked_options(**{**options, "out": path, "overwrite": False, "resume": True})
+    return _found(source, where), {name: value for name, value in options.items() if name not in _ABOUT_THE_FOLDER}
 
 
 def go_on(folder: RunFolder, options: FitOptions, facts: Facts, deadline: Deadline, progress: Progress) -> None:

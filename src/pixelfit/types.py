@@ -384,7 +384,9 @@ class Trial:
     averaged: bool = False  # whether the weights are an average over the last steps
     predict_ms: float | None = None  # milliseconds a picture, in batches
     latency_ms: float | None = None  # milliseconds for one picture alone
+    planned: int = 0  # steps, before any of ``replans``
     replans: Sequence[tuple[int, int]] = ()
+    out_of_time_at: int = 0  # which question whether there was time left was the first to be answered with no; 0: none
     error: str | None = None
     best_at_step: int = 0
     continues: int | None = None  # the number of the trial from whose weights it went on

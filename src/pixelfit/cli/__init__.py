@@ -20,7 +20,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    fitting.fit, fitting.resume, fitting.inspect, fitting.demo, using.predict, using.evaluate, using.export, using.serve,
+    fitting.fit, fitting.resume, fitting.replay, fitting.inspect,
+    fitting.demo, using.predict, using.evaluate, using.export, using.serve,
     results.leaderboard, results.report, results.compare, results.ui,
 ):  # fmt: skip
     app.command()(command)

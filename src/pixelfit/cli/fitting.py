@@ -37,7 +37,7 @@ from pixelfit.cli.arguments import (
     WeightsOption,
 )
 from pixelfit.cli.printing import console_for, print_result
-from pixelfit.errors import OptionError
+from pixelfit.errors import OptionError, RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,6 +112,22 @@ def resume(run: RunArgument, live: LiveOption = False, port: PortOption = None) 
         return
     source, options = begun(run)
     _fit(source, options, live=live, port=port)
+
+
+def replay(run: RunArgument) -> None:
+    """Train a run's final model again from the record alone, and compare the scores. Changes nothing in RUN."""
+    console = console_for()
+    from pixelfit.display import Display
+
+    with Display(console, budget_s=None, started=STARTED) as display:
+        from pixelfit.replay import replay as replayed
+
+        found = replayed(run, display)
+    for figure in found.figures:
+        typer.echo(f"{figure.what}: {figure.recorded!r}" + ("" if figure.is_same else f", and now {figure.again!r}"))
+    if not found.is_same:
+        raise RunError(f"The model of {run} came out differently: other hardware or other versions than run.json names, perhaps.")
+    typer.echo(f"Trained trials {', '.join(map(str, found.trials))} again: the same to the last digit.")
 
 
 def inspect(

@@ -10,18 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from pixelfit import metrics
-from pixelfit.data.reading import read
-from pixelfit.errors import OptionError, PixelfitError, RunError
+from pixelfit.errors import OptionError, RunError
 from pixelfit.export.rendering import Story, rendered
 from pixelfit.files import write_text, written_beside
 from pixelfit.models.model import Model
-from pixelfit.options import FitOptions, checked_options
 from pixelfit.progress import Progress
+from pixelfit.resume import read_again
 from pixelfit.runs import RunFolder
 from pixelfit.types import DISTILLED, Array, Facts, Fold, Json, Splits
 
 _FAMILIES = ("convnet", "resnet", "mlp", "linear")  # trained by gradients from fresh weights, of layers that can be written out
-_ARRAYS = "(arrays)"  # how run.json tells of a test set that has no name
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def write_script(folder: RunFolder, out: Path, *, progress: Progress) -> Written
         if file.exists():
             raise OptionError(f"{file} is there already; choose another name, or remove it first.")
     winner = _winner(folder, progress)
-    facts, splits = _read_again(folder, progress)
+    facts, splits = read_again(folder, progress)
     model = Model.load(_first_model(folder, winner.trial))
     recorded = _recorded(folder, winner.trial, facts, splits)
     story = Story(
@@ -123,28 +121,6 @@ def _before(trial: Json, by_number: Mapping[int, Json]) -> list[Json]:
     while (number := (earlier[0] if earlier else trial)["continues"]) is not None:
         earlier.insert(0, by_number[number])
     return earlier
-
-
-def _read_again(folder: RunFolder, progress: Progress) -> tuple[Facts, Splits]:
-    """The run's facts and parts, made again from its source."""
-    run, known = folder.read("run.json"), folder.read("facts.json")
-    if run["source"] is None or run["options"].get("test") == _ARRAYS:
-        raise RunError(
-            f"The run in {folder.path} was made from arrays, which it does not keep; fit it from files to write a script."
-        )
-    if not known.get("fingerprint"):
-        raise RunError(f"The run in {folder.path} is of an older pixelfit, which wrote no fingerprint of its data; fit it again.")
-    try:
-        facts, splits = read(run["source"], _options(run["options"]), progress)
-    except PixelfitError as error:
-        raise RunError(f"The data of the run in {folder.path} cannot be read again: {error}") from error
-    if facts.fingerprint != known["fingerprint"]:
-        raise RunError(f"{run['source']} has changed since the run in {folder.path} was made; fit it again to write a script.")
-    return facts, splits
-
-
-def _options(options: Json) -> FitOptions:
-    return checked_options(**{name: value for name, value in options.items() if name != "out"})
 
 
 def _first_model(folder: RunFolder, trial: Json) -> Path:

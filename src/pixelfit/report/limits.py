@@ -33,13 +33,20 @@ def _of_scores(saved: Saved) -> Iterator[str]:
     yield from _worse_parts(saved)
     if saved.timeline["interrupted"]:
         yield "The search was ended early, so a longer one may find a better model."
-    if (sittings := saved.timeline.get("sittings", 1)) > 1:
-        yield f"The run was broken off and gone on with: it took {sittings} sittings, whose times are added."
+    yield from sittings(saved)
+
+
+def sittings(saved: Saved) -> list[str]:
+    """What there is to say of a run that was broken off and gone on with."""
+    found = []
+    if (count := saved.timeline.get("sittings", 1)) > 1:
+        found.append(f"The run was broken off and gone on with: it took {count} sittings, whose times are added.")
     if (saved.search or {}).get("reopened"):
-        yield (
+        found.append(
             "Its user ended the search, had it measured on the test set, and then let it go on. The search never sees the test "
             "set, but whoever goes on because of a score makes the next one look a little better than it is."
         )
+    return found
 
 
 def _worse_parts(saved: Saved) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pixelfit.report import failures, more, sureness, tried
 from pixelfit.report.augmentation import augmentation_section
 from pixelfit.report.evidence import evidence_section
 from pixelfit.report.gallery import gallery, tiles
+from pixelfit.report.limits import sittings
 from pixelfit.report.repeat import command, energy
 from pixelfit.report.saved import Saved
 from pixelfit.report.targets import View, by_metric, each_table, together_table, view_of
@@ -111,6 +112,7 @@ def _record(saved: Saved, view: View) -> dict[str, Json]:
         "environment": saved.run["environment"],
         "budget_s": saved.run["budget_s"],
         "timeline": timeline,
+        "sittings": sittings(saved),
         "uses": _USES,
         "range": view.range(facts),
         "together": together_table(saved.data, facts),

@@ -12,7 +12,9 @@ _CORE_W, _MEMORY_W = 12.0, 0.3725
 
 def command(run: Json) -> str:
     """The command that repeats the run into a folder of its own; for arrays, which have no name, the options alone."""
-    given = {name: value for name, value in run["options"].items() if value is not None and value is not False and name != "out"}
+    about_the_folder = ("out", "overwrite", "resume")
+    chosen = ((name, value) for name, value in run["options"].items() if name not in about_the_folder)
+    given = {name: value for name, value in chosen if value is not None and value is not False}
     if "budget" in given:
         given["budget"] = f"{given['budget']:g}s"
     pairs = [(name, each) for name, value in given.items() for each in (value if isinstance(value, (list, tuple)) else [value])]

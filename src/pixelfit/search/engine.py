@@ -116,7 +116,9 @@ class LocalEngine:
             averaged=first.averaged,
             predict_ms=predict_ms,
             latency_ms=len(models) * latency_ms(models[0], held_out[0]),
+            planned=first.planned,
             replans=first.replans,
+            out_of_time_at=first.out_of_time_at,
             best_at_step=first.best_at_step,
         )
         return Outcome(trial, _mean_history(trained), tuple(models), forecast)
@@ -130,7 +132,7 @@ class LocalEngine:
             if left < len(self._folds):
                 # At least an even share, so that folds that took longer do not starve the last one.
                 seconds = max(end - time.monotonic(), plan.pace.seconds / len(self._folds)) / left
-                pace = replace(pace, seconds=seconds, steps=done[0].steps)
+                pace = replace(pace, seconds=seconds, steps=done[0].steps, course=None)
             elif left > 1:
                 pace = replace(pace, seconds=pace.seconds / left)
             lesson = Lesson(fold.train, fold.validation, self._facts)

@@ -168,9 +168,9 @@ class Checkpoint:
             "final_s": final_s,
             "sums": _sums(tensors),
         }
-        with suppress(OSError, SafetensorError):  # a full disk must not end a training; what was kept before still is
-            with written_beside(self.file) as beside:
-                save_file(tensors, beside, {"training": json.dumps(record)})
+        # A full disk must not end a training; what was kept before still is.
+        with suppress(OSError, SafetensorError), written_beside(self.file) as beside:
+            save_file(tensors, beside, {"training": json.dumps(record)})
         self._written, self._epoch = time.monotonic(), int(epoch)
         self._took_s = self._written - begun
 

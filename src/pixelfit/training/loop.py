@@ -85,7 +85,9 @@ class Trained:
     epochs: float
     history: tuple[Check, ...]
     best_at_step: int
+    planned: int = 0  # steps, before any of ``replans``
     replans: tuple[tuple[int, int], ...] = ()
+    out_of_time_at: int = 0  # see ``Course``
     step_s: float = 0.0  # seconds in training steps; without set-up, checks and predictions
     averaged: bool = False  # whether the weights are an average over the last steps
     held_out: torch.Tensor | None = None  # raw outputs for the training pictures, each from a fit without its fold
@@ -157,9 +159,18 @@ def _fit_directly(
 ) -> Trained:
     family, train_set = FAMILIES[recipe.family], lesson.train
     begun = time.monotonic()
+    asked, out_of_time_at = 0, 0
 
     def time_left() -> float:
-        return 0.0 if stopped() else begun + pace.seconds - time.monotonic()
+        nonlocal asked, out_of_time_at
+        asked += 1
+        if pace.course is not None:
+            left = float("inf") if not pace.course.out_of_time_at or asked < pace.course.out_of_time_at else 0.0
+        else:
+            left = 0.0 if stopped() else begun + pace.seconds - time.monotonic()
+        if left <= 0 and not out_of_time_at:
+            out_of_time_at = asked
+        return left
 
     at_once = max(1, min(_CHUNK, _FLOATS_AT_ONCE // train_set.store[0].size))
     chunks = np.array_split(train_set.rows, math.ceil(len(train_set) / at_once))
@@ -177,7 +188,10 @@ def _fit_directly(
                 head=head, architecture=architecture, seed=seed, time_left=time_left,
             )  # fmt: skip
     state: TrialState = "interrupted" if stopped() else "complete"
-    return Trained(model, state, steps, 1.0, (), steps, step_s=time.monotonic() - begun, held_out=held_out)
+    return Trained(
+        model, state, steps, 1.0, (), steps,
+        planned=steps, out_of_time_at=out_of_time_at, step_s=time.monotonic() - begun, held_out=held_out,
+    )  # fmt: skip
 
 
 class _Training:
@@ -225,6 +239,8 @@ class _Training:
         if earlier is not None:
             self.final_s = earlier[1]["final_s"]
             pulse = pulse_from(earlier[1])
+        elif pace.course is not None:
+            pulse = Pulse(total=pace.course.planned, most=most, look_steps=self.look_steps)
         elif pace.steps is not None:
             pulse = Pulse(total=pace.steps, most=pace.steps, look_steps=self.look_steps)
         else:
@@ -233,7 +249,7 @@ class _Training:
         underway = self._fresh(pulse)
         if earlier is not None:
             underway.restore(*earlier)
-        kept, averaged = self._steps(underway, begun, begun + pace.seconds - self.final_s, monitor, stopped)
+        kept, averaged = self._steps(underway, pace, begun, monitor, stopped)
         pulse = underway.pulse
         self.model.module.eval()
         return Trained(
@@ -243,17 +259,18 @@ class _Training:
             epochs=round(pulse.step / steps_an_epoch, 2),
             history=tuple(pulse.history),
             best_at_step=kept,
+            planned=pulse.planned,
             replans=tuple(pulse.replans),
             step_s=pulse.step_s,
             averaged=averaged,
         )
 
     def _steps(
-        self, underway: Underway, begun: float, end: float, monitor: Monitor, stopped: Callable[[], bool]
+        self, underway: Underway, pace: Pace, begun: float, monitor: Monitor, stopped: Callable[[], bool]
     ) -> tuple[int, bool]:
         """Train; return the step whose weights the model has in the end, and whether they are averaged."""
-        pulse, stepping = underway.pulse, time.monotonic()
-        replanned = stepping
+        pulse, course, stepping = underway.pulse, pace.course, time.monotonic()
+        replanned, end = stepping, begun + pace.seconds - self.final_s
         while pulse.step < pulse.total:
             rate = pulse.learning_rate(self.recipe.learning_rate)
             underway.loss_sum += self._step(underway.optimizer, underway.batches.next(), underway.dice, rate)
@@ -267,12 +284,15 @@ class _Training:
                 monitor.on_progress(pulse.step / pulse.total, f"step {pulse.step:,} of {pulse.total:,}")
                 # step_s: minus the checks so far
                 pulse.replan(clock - stepping + pulse.step_s, end - clock, underway.check_s)
-            leave = stopped()
+            if course:
+                pulse.follow(course)
+            leave = stopped() or bool(course and course.state == "interrupted" and pulse.step >= course.steps)
             if leave:  # before the look, which a training that goes on from here will not have had
                 self._keep(underway, begun, stepping)
             losing = False
             if pulse.step >= min(underway.next_look, pulse.total) or leave:
                 losing = self._look(underway, begun, monitor)
+                losing = losing or bool(course and course.state == "pruned" and pulse.step >= course.steps)
             if leave or losing:
                 pulse.state = "interrupted" if leave else "pruned"
                 break
@@ -348,7 +368,7 @@ class _Training:
             optimizer,
             Batches(len(self.rows), self.batch, self.seed, self.pictures.device),
             torch.Generator().manual_seed(self.seed + 1),
-            WeightAverage(module, self.recipe.averaging * pulse.total) if self.recipe.averaging else None,
+            WeightAverage(module, self.recipe.averaging * pulse.planned) if self.recipe.averaging else None,
             next_look=pulse.next_look(),
             loss_sum=torch.zeros((), device=self.device),
         )

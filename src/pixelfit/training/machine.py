@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from pixelfit.environment import usable_cores
+from pixelfit.errors import RunError
 from pixelfit.types import Json
 
 _ROUNDS = 6  # the first two pick kernels and do not count
@@ -39,8 +41,34 @@ class Machine:
         return asdict(self)
 
 
-@functools.cache
 def machine() -> Machine:
+    """The machine as measured before the first training, or as one that is adopted was."""
+    return _adopted[-1] if _adopted else _measured()
+
+
+@contextmanager
+def adopted(recorded: Machine) -> Iterator[None]:
+    """Within this block trainings run as an earlier process's did, whatever a measurement says now: its threads, its precision.
+
+    Raises:
+        RunError: it trained on another kind of device.
+    """
+    if recorded.device != _measured().device:
+        raise RunError(f"The run was trained on {recorded.device.upper()}, which this machine does not do.")
+    torch.set_num_threads(recorded.threads)
+    _adopted.append(recorded)
+    try:
+        yield
+    finally:
+        _adopted.pop()
+        torch.set_num_threads(machine().threads)
+
+
+_adopted: list[Machine] = []
+
+
+@functools.cache
+def _measured() -> Machine:
     """Measure the machine, and pin torch's threads to the cores that this process may use. Takes about a quarter second."""
     threads = usable_cores()
     torch.set_num_threads(threads)

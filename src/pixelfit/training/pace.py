@@ -18,18 +18,35 @@ _GROWS_UNTIL = 0.3  # share of the steps
 
 
 @dataclass(frozen=True)
+class Course:
+    """What the clock and the user made of a training, written down so that it can be repeated without either.
+
+    ``planned`` steps at first, changed by ``replans`` (after so many steps: so many in all); ended after ``steps`` in
+    ``state``. ``out_of_time_at`` is, for a family that is fitted without steps, which of its questions whether there was
+    time left was the first to be answered with no; 0 if none was.
+    """
+
+    planned: int
+    replans: tuple[tuple[int, int], ...]
+    steps: int
+    state: TrialState
+    out_of_time_at: int = 0
+
+
+@dataclass(frozen=True)
 class Pace:
     """How long a training may be.
 
     With ``steps`` it takes just these. Otherwise it takes the steps of at most ``most_epochs`` epochs that fit into
     ``seconds``, measured on its first steps and then fixed, but for a correction where the machine proves faster or
     slower (``Trained.replans``). It is shortened in both cases if it would run over ``seconds``; with no limit there,
-    nothing depends on the clock.
+    nothing depends on the clock. With ``course`` it goes as another training went.
     """
 
     seconds: float = float("inf")
     most_epochs: float = 12.0
     steps: int | None = None
+    course: Course | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,10 @@ class Pulse:
     history: list[Check] = field(default_factory=list)
     step_s: float = 0.0
     look_steps: float = 0.0  # what a look costs, in steps
+    planned: int = 0  # what ``total`` was at first
+
+    def __post_init__(self) -> None:
+        self.planned = self.planned or self.total
 
     def next_look(self) -> int:
         """The step after which the validation set is looked at next."""
@@ -92,6 +113,13 @@ class Pulse:
             return highest * (0.1 + 0.9 * done / _WARM_UP)
         fall = (done - _WARM_UP) / (1 - _WARM_UP)
         return highest * (_FINAL_LR + (1 - _FINAL_LR) * 0.5 * (1 + math.cos(math.pi * fall)))
+
+    def follow(self, course: Course) -> None:
+        """Change the training's length where that one was changed."""
+        for step, total in course.replans:
+            if step == self.step:
+                self.total = total
+                self.replans.append((step, total))
 
     def replan(self, seconds_spent: float, seconds_left: float, check_s: float) -> None:
         """Shorten the training if it would run over its end, or lengthen it early on if it would end long before.
