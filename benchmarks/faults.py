@@ -88,11 +88,11 @@ def disturbed(
             tally.kills += 1
             tally.phases[phase_of(out)] += 1
             continue
-        if process.returncode != 0:
+        if process.returncode != 0 and "is finished" not in said:  # it had ended just before the last kill
             tally.differences.append(f"ended with {process.returncode}: {said.strip()[-300:]}")
         return
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
-    if ended.returncode != 0:
+    if ended.returncode != 0 and "is finished" not in ended.stderr:
         tally.differences.append(f"ended with {ended.returncode}: {ended.stderr.strip()[-300:]}")
 
 

@@ -26,6 +26,7 @@ from pixelfit.resume import as_begun, description, go_on
 from pixelfit.runlog import Noted, logged
 from pixelfit.runs import HeldOut, Remembered, RunFolder, refuse_taken
 from pixelfit.search import Limits, search
+from pixelfit.search.apart import TrialsApart
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
 from pixelfit.search.space import build_space
@@ -47,7 +48,9 @@ class Run:
     wall_s: float
 
 
-def fit(source: Source, options: FitOptions, *, progress: Progress, started: float | None = None) -> Run:
+def fit(
+    source: Source, options: FitOptions, *, progress: Progress, started: float | None = None, apart: TrialsApart | None = None
+) -> Run:
     """Search for the best model within the budget, measure it once on the test set, and write the report.
 
     Args:
@@ -55,6 +58,7 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         options: task, budget, seed, where to write.
         progress: is told what happens.
         started: when the command began, on the monotonic clock, if that was before this call.
+        apart: where trials run; by default in processes of their own, where the system has a safe way to make them.
 
     Raises:
         PixelfitError: the data or options cannot be used, and nothing is written; or no trial gave a usable model.
@@ -62,13 +66,13 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
     deadline = Deadline(options.budget_s, started=started)
     if options.out is not None and not options.resume:
         refuse_taken(options.out, overwrite=options.overwrite)
-    facts, splits = read(source, options, progress)
-    tell(facts, splits, progress)
-    space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)
-
-    folder = _folder(options, facts)
-    going_on = options.resume and folder.has_begun()
     with ExitStack() as during:
+        engine = during.enter_context(apart or TrialsApart())
+        facts, splits = read(source, options, progress)
+        tell(facts, splits, progress)
+        space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)
+        folder = _folder(options, facts)
+        going_on = options.resume and folder.has_begun()
         during.enter_context(folder.kept_for_itself(overwrite=options.overwrite, resume=going_on))
         if going_on:
             during.enter_context(as_begun(folder))
@@ -81,9 +85,10 @@ def fit(source: Source, options: FitOptions, *, progress: Progress, started: flo
         progress = Several(progress, Noted())
         seconds = {"data": deadline.elapsed()}
         limits = _limits(options)
-        trials = search(space, splits, facts, folder, deadline=deadline, limits=limits, seed=options.seed, progress=progress)
+        engine.ready(splits.folds, facts, deadline, progress)
+        trials = search(space, splits, facts, folder, engine=engine, deadline=deadline, limits=limits, progress=progress)
         seconds["search"] = deadline.elapsed()
-        finish = Finish(splits, facts, folder, deadline, limits, options.seed, progress)
+        finish = Finish(splits, facts, folder, deadline, limits, progress, engine)
         trials, final = finish.final(trials)
         baseline = together([(trials[0], 1.0)], facts, folder)
         evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
@@ -109,7 +114,7 @@ def _folder(options: FitOptions, facts: Facts) -> RunFolder:
 
 
 def _limits(options: FitOptions) -> Limits:
-    return Limits(options.trials, options.steps, options.max_latency or math.inf, options.distill)
+    return Limits(options.trials, options.steps, options.max_latency or math.inf, options.distill, options.seed)
 
 
 def _save_results(

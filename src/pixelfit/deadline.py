@@ -75,6 +75,10 @@ class Deadline:
             return float("inf")
         return max(0.0, self.budget_s - self._reserve - self.elapsed())
 
+    def overdue(self) -> float:
+        """Seconds by which the budget is used up; 0 as long as it is not."""
+        return 0.0 if self.budget_s is None else max(0.0, self.elapsed() - self.budget_s)
+
     @property
     def interrupted(self) -> bool:
         """Whether the user asked to stop."""

@@ -19,15 +19,20 @@ from pixelfit.types import Json, Trial
 
 LOGGER = logging.getLogger("pixelfit")
 _AT_WORK_EVERY_S = 5.0
-_FIELDS = "pixelfit_fields"  # of a record: what the line has beside the event
+FIELDS = "pixelfit_fields"  # of a record: what the line has beside the event
 
 
 def note(event: str, *, error: BaseException | None = None, **fields: Json) -> None:
     """Write a line, with the traceback of an ``error``."""
     level = logging.INFO if error is None else logging.ERROR
     LOGGER.log(
-        level, event, extra={_FIELDS: fields}, exc_info=None if error is None else (type(error), error, error.__traceback__)
+        level, event, extra={FIELDS: fields}, exc_info=None if error is None else (type(error), error, error.__traceback__)
     )
+
+
+def pass_on(event: str, fields: dict[str, Json]) -> None:
+    """Write a line that another process noted."""
+    LOGGER.log(logging.ERROR if "error" in fields else logging.INFO, event, extra={FIELDS: fields})
 
 
 @contextmanager
@@ -114,7 +119,7 @@ class _Lines(logging.Handler):
             "memory_mb": round(self._process.memory_info().rss / 1e6, 1),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
-            **getattr(record, _FIELDS, {}),
+            **getattr(record, FIELDS, {}),
         }
         if record.exc_info is not None and record.exc_info[1] is not None:
             line["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"

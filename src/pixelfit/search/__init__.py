@@ -15,7 +15,7 @@ from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.earlier import Earlier
-from pixelfit.search.engine import LocalEngine
+from pixelfit.search.engine import Engine
 from pixelfit.search.space import Space
 from pixelfit.search.stages import Limits, Stages
 from pixelfit.search.study import Study
@@ -39,9 +39,9 @@ def search(
     facts: Facts,
     folder: RunFolder,
     *,
+    engine: Engine,
     deadline: Deadline,
     limits: Limits,
-    seed: int,
     progress: Progress,
 ) -> tuple[Trial, ...]:
     """Try recipes until the trials or the time run out. Each trial is written to the run folder as it ends.
@@ -54,10 +54,9 @@ def search(
     """
     record = folder.read_if_there("search.json") or {"began_s": deadline.elapsed(), "flops": machine().flops}
     folder.write_search({**record, "over": False})
-    study = Study(folder.study_file, space, seed=seed)
+    study = Study(folder.study_file, space, seed=limits.seed)
     costs = CostModel(facts.spec, record["flops"], len(splits.folds))
-    stages = Stages(space, study, costs, deadline, limits, seed, splits, facts, folder, progress, began=record["began_s"])
-    engine = LocalEngine(splits.folds, facts, deadline, progress)
+    stages = Stages(space, study, costs, deadline, limits, limits.seed, splits, facts, folder, progress, began=record["began_s"])
     earlier, plans = Earlier(folder, deadline, progress), stages.plans()
     while True:
         with earlier.time_of(len(stages.trials)):

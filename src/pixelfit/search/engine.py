@@ -1,4 +1,4 @@
-"""Where trials run: here, one after the other, in this process."""
+"""How a trial is run, and what an engine is; the one here runs trials in this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -61,6 +62,13 @@ class Outcome:
     validation: Forecast | None = None
 
 
+class Engine(Protocol):
+    """Where trials run."""
+
+    def run(self, plan: Plan) -> Outcome:
+        """Run one trial. A failure is recorded with its error and does not leave this function."""
+
+
 class LocalEngine:
     """Runs trials in this process."""
 
@@ -75,8 +83,7 @@ class LocalEngine:
             return self._run(plan, begun)
         except Exception as error:  # noqa: BLE001 - the trial boundary: whatever a recipe does, the search goes on
             note("trial failed", error=error, trial=plan.number)
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            return Outcome(replace(_record(plan, "failed", begun), error=reason), [])
+            return failed(plan, f"{type(error).__name__}: {error}".split("\n")[0], begun)
 
     def _run(self, plan: Plan, begun: float) -> Outcome:
         # A share of the pictures is drawn within each fold.
@@ -182,6 +189,11 @@ class LocalEngine:
         for one in trained:
             one.model.module.cpu()
         return outputs, len(trained) * predict_ms
+
+
+def failed(plan: Plan, error: str, begun: float) -> Outcome:
+    """The record of a trial that came to nothing."""
+    return Outcome(replace(_record(plan, "failed", begun), error=error), [])
 
 
 def _record(plan: Plan, state: TrialState, begun: float) -> Trial:

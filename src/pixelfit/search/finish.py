@@ -14,7 +14,7 @@ from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search import Limits, after_s, most_remembered, most_views_ms
 from pixelfit.search.distill import student_recipe, teachings
-from pixelfit.search.engine import LocalEngine, Plan
+from pixelfit.search.engine import Engine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
@@ -30,8 +30,8 @@ class Finish:
     folder: RunFolder
     deadline: Deadline
     limits: Limits
-    seed: int
     progress: Progress
+    engine: Engine
 
     def final(self, trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], Calibrated]:
         """The final model, calibrated, and the trials that led to it.
@@ -45,7 +45,7 @@ class Finish:
         ensemble = combine(trials, self.splits, self.facts, self.folder, self.costs())
         trials, chosen = self.distilled(trials, ensemble) if self.limits.distill else (tuple(trials), ensemble)
         final = self.refitted(trials, calibrated_predictor(chosen, validation, self.folder))
-        final = acquainted(final, self.splits, most_pictures=self.most_remembered(trials, final), seed=self.seed)
+        final = acquainted(final, self.splits, most_pictures=self.most_remembered(trials, final), seed=self.limits.seed)
         final.save(self.folder)
         return trials, final
 
@@ -69,10 +69,10 @@ class Finish:
             DISTILLED,
             recipe,
             Pace(self.deadline.left(), most_epochs=3 * recipe.epochs, steps=self.limits.steps),
-            seed=self.seed * 10_000 + number,
+            seed=self.limits.seed * 10_000 + number,
             starts=(Start(targets=lessons),),
         )
-        outcome = LocalEngine(self.splits.folds, self.facts, self.deadline, self.progress).run(plan)
+        outcome = self.engine.run(plan)
         self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)
         best = rank(trials)[0]
         self.progress.end_trial(outcome.trial, best=best)

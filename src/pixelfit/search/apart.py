@@ -1,0 +1,235 @@
+"""Trials in processes of their own: one that crashes, hangs or takes all memory costs itself and nothing else."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psutil
+
+from pixelfit.deadline import Deadline
+from pixelfit.progress import Progress
+from pixelfit.runlog import note, pass_on
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, failed
+from pixelfit.search.nursery import STATUS, Errand, Household, StoreAt, message, packed, unpacked
+from pixelfit.training.machine import machine
+from pixelfit.types import Array, Facts, Fold
+
+_LOOK_EVERY_S = 0.25
+_LATE, _LATE_S = 1.5, 10.0  # a trial that takes so many times its seconds, and so many more, hangs
+_OVERDUE = 0.02  # of the budget
+_SMALLEST_BATCH = 4
+_MOST_HALVINGS = 3
+_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory", "out of memory", "Unable to allocate")
+
+
+class TrialsApart:
+    """Runs trials in children of a process that is started early, so that its imports take no time of the search.
+
+    Only Linux forks safely; elsewhere, or without ``forks``, trials run in this process. ``silent_s`` is how long a trial
+    may be silent; ``preload`` are modules that the children need beside pixelfit's own; ``most_memory`` bytes may this
+    process and a trial take together.
+    """
+
+    def __init__(
+        self,
+        *,
+        forks: bool = sys.platform == "linux",
+        silent_s: float = 1800.0,
+        preload: Sequence[str] = (),
+        most_memory: float = math.inf,
+    ) -> None:
+        self._forks = forks and bool(sys.executable)
+        self._silent_s, self._preload, self._most_memory = silent_s, preload, most_memory
+        self._nursery: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._memory = -1
+        self._here: LocalEngine | None = None
+
+    def __enter__(self) -> Self:
+        if self._forks:
+            self._memory = os.memfd_create("pixelfit-pictures")
+            self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+
+    def ready(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
+        """Hand over what all trials share."""
+        self._folds, self._facts, self._deadline, self._progress = folds, facts, deadline, progress
+        self._here = LocalEngine(folds, facts, deadline, progress)
+        self._store = folds[0].train.store
+        if self._nursery is not None:
+            self._at = _at(self._store, self._memory)
+            self._hand_over()
+
+    def run(self, plan: Plan) -> Outcome:
+        """Run one trial; where its memory does not suffice, once more with half the batch. Failures are recorded."""
+        assert self._here is not None
+        for _ in range(_MOST_HALVINGS):
+            if self._nursery is None:
+                return self._here.run(plan)
+            outcome = self._once(plan)
+            smaller = plan.recipe.batch_size // 2
+            short = outcome.trial.error is not None and any(word in outcome.trial.error for word in _OUT_OF_MEMORY)
+            if not short or smaller < _SMALLEST_BATCH or self._deadline.left() <= 0:
+                return outcome
+            self._progress.say(f"Trial {plan.number} ran out of memory; once more with batches of {smaller}.")
+            for file in [] if plan.kept_in is None else plan.kept_in.glob("checkpoint-*.safetensors"):
+                file.unlink()
+            plan = replace(plan, recipe=replace(plan.recipe, batch_size=smaller))
+        return self._once(plan)
+
+    def _once(self, plan: Plan) -> Outcome:
+        begun = time.monotonic()
+        try:
+            child, connection = self._child()
+        except OSError as error:  # the nursery itself has ended
+            note("nursery ended", error=error)
+            self._end()
+            self._start()
+            self._hand_over()
+            child, connection = self._child()
+        with connection:
+            outcome, why = self._followed(plan, child, connection, begun)
+        assert self._control is not None
+        status = STATUS.unpack(self._control.recv(STATUS.size))[0]
+        if outcome is not None:
+            return outcome
+        return failed(plan, why or _reason(status), begun)
+
+    def _child(self) -> tuple[int, Connection]:
+        assert self._control is not None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [b"t"], [theirs.fileno()])
+        answer = self._control.recv(STATUS.size)
+        if len(answer) < STATUS.size:
+            ours.close()
+            raise BrokenPipeError("the process that starts trials has ended")
+        return STATUS.unpack(answer)[0], Connection(ours.detach())
+
+    def _followed(self, plan: Plan, child: int, connection: Connection, begun: float) -> tuple[Outcome | None, str | None]:
+        """The trial's outcome; or None, with the reason if it was ended from here."""
+        heard, told_to_stop = time.monotonic(), False
+        try:
+            errand = Errand(replace(plan, is_losing=None), judged=plan.is_losing is not None)
+            connection.send_bytes(packed(errand, self._store))
+            while True:
+                if connection.poll(_LOOK_EVERY_S):
+                    heard = time.monotonic()
+                    told: tuple[Any, ...] = unpacked(connection.recv_bytes(), self._store)
+                    if told[0] == "outcome":
+                        return told[1], None
+                    self._tell(told, plan, connection)
+                if self._deadline.interrupted and not told_to_stop:
+                    told_to_stop = True
+                    connection.send("stop")
+                why = self._fault(plan, child, begun, heard)
+                if why is not None:
+                    os.kill(child, signal.SIGKILL)
+                    return None, why
+        except (EOFError, ConnectionError):
+            return None, None
+
+    def _tell(self, told: tuple[Any, ...], plan: Plan, connection: Connection) -> None:
+        kind, *rest = told
+        if kind == "advance":
+            self._progress.advance_trial(*rest)
+        elif kind == "check":
+            epoch, score, fold, folds = rest
+            self._progress.check_trial(epoch, score, fold=fold, folds=folds)
+        elif kind == "losing?":
+            assert plan.is_losing is not None
+            connection.send(plan.is_losing(*rest))
+        else:
+            pass_on(*rest)
+
+    def _fault(self, plan: Plan, child: int, begun: float, heard: float) -> str | None:
+        """Why the trial must be ended now, if it must."""
+        now = time.monotonic()
+        budget_s = self._deadline.budget_s
+        if plan.pace.seconds < math.inf and now - begun > _LATE * plan.pace.seconds + _LATE_S:
+            return f"TimeoutError: the trial had {plan.pace.seconds:.0f} s, took {now - begun:.0f} s and was ended"
+        if budget_s is not None and self._deadline.overdue() > _OVERDUE * budget_s and now - begun > plan.pace.seconds:
+            return "TimeoutError: the trial was not done when the budget was used up, and was ended"
+        if now - heard > self._silent_s:
+            return f"TimeoutError: nothing was heard of the trial for {now - heard:.0f} s, and it was ended"
+        if self._most_memory < math.inf:
+            taken = _private(os.getpid()) + _private(child)
+            if taken > self._most_memory:
+                return f"MemoryError: the trial would have taken {taken / 1e9:.2f} GB, more than --memory allows"
+        return None
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            words = ["-P", "-m", "pixelfit.search.nursery", str(theirs.fileno()), str(self._memory), *self._preload]
+            self._nursery = subprocess.Popen(
+                [sys.executable, *words],
+                pass_fds=[theirs.fileno(), self._memory],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                start_new_session=True,  # Ctrl-C is for the search to decide about
+            )
+        self._control = ours
+
+    def _hand_over(self) -> None:
+        assert self._control is not None
+        household = Household(self._folds, self._facts, machine())
+        self._control.sendall(message(pickle.dumps(self._at)) + message(packed(household, self._store)))
+        if self._control.recv(1) != b"r":
+            note("nursery did not start")
+            self._end()
+
+    def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._nursery is not None:
+            self._nursery.kill()
+            self._nursery.wait()
+            self._nursery = None
+
+
+def _at(store: Array, memory: int) -> StoreAt:
+    """Where the children find the store: in its own file, or in shared memory, into which it is copied."""
+    if isinstance(store, np.memmap) and isinstance(store.filename, (str, os.PathLike)) and store.flags["C_CONTIGUOUS"]:
+        return StoreAt(os.fspath(store.filename), int(store.offset), store.dtype.str, store.shape)
+    with os.fdopen(os.dup(memory), "wb") as out:
+        out.write(np.ascontiguousarray(store).data)
+    return StoreAt(None, 0, store.dtype.str, store.shape)
+
+
+def _reason(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        if name == "SIGKILL":
+            return "MemoryError: the trial's process was killed (SIGKILL), most likely for want of memory"
+        return f"ProcessError: the trial's process crashed ({name})"
+    return f"ProcessError: the trial's process ended with code {os.waitstatus_to_exitcode(status)} and no result"
+
+
+def _private(process: int) -> float:
+    """Bytes of memory that are the process's own."""
+    try:
+        found = psutil.Process(process).memory_info()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(found.rss - found.shared)
