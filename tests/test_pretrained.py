@@ -29,7 +29,7 @@ from pixelfit.models.model import Model
 from pixelfit.progress import Silent
 from pixelfit.search.space import build_space
 from pixelfit.training.pace import Pace
-from pixelfit.types import UNNAMED, Facts, Splits
+from pixelfit.types import UNNAMED, Array, Facts, Splits
 
 
 class Hearing(Silent):
@@ -40,14 +40,19 @@ class Hearing(Silent):
         self.heard.append(text)
 
 
-def photographs(task: str, *, channels: int = 3) -> tuple[Facts, Splits]:
+def striped(count: int, *, seed: int = 0) -> Array:
     """Stripes across or along, coarse or fine, on smooth noise: what features of photographs tell apart at a glance."""
-    pictures = scenes(80, side=72)
-    for row in range(80):
+    pictures = scenes(count, side=72, seed=seed)
+    for row in range(count):
         lines = (np.arange(72) // (3 + 5 * (row % 4 > 1)) % 2 * 70).astype(np.uint8)
         pictures[row] //= 2
         pictures[row] += lines[:, None, None] if row % 2 else lines[None, :, None]
-    pictures = pictures[..., :channels]
+    return pictures
+
+
+def photographs(task: str, *, channels: int = 3) -> tuple[Facts, Splits]:
+    """Eighty striped pictures, by the direction of their stripes or a number for direction and width."""
+    pictures = striped(80)[..., :channels]
     targets = np.array(["across", "along"])[np.arange(80) % 2] if task == "classification" else np.arange(80) % 4 * 1.5 + 0.1
     table = load_table((pictures, targets), UNNAMED, data_dir=None, progress=Silent())
     decoded = decode(table, Silent())
@@ -117,6 +122,23 @@ def test_the_layer_is_the_solution_of_the_convex_problem() -> None:
     known = LogisticRegression(C=1 / (0.1 * 90), max_iter=5000, tol=1e-8).fit(features, labels)
     shares = torch.softmax(torch.from_numpy(features) @ weight.T + bias, dim=1).numpy()
     np.testing.assert_allclose(shares, known.predict_proba(features), atol=2e-3)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_a_feature_that_one_training_picture_has_decides_nothing(task: str) -> None:
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(60, 8)).astype(np.float32))
+    features[:, 3] = 0
+    features[0, 3] = 1e-4
+    values = features[:, 0].double().numpy()
+    head = ClassHead(2) if task == "classification" else SquaredHead(float(values.mean()), float(values.std()))
+    targets = (values > 0).astype(np.int64) if task == "classification" else values
+    module = torch.nn.Module()
+    module.output = torch.nn.Linear(8, head.outputs)
+    folds = torch.arange(60) % 5
+    pretrained._solve(module, features, head.encode(targets), head, folds, range(5), lambda: 9.0)  # type: ignore[arg-type]
+    weights = module.output.weight.abs().amax(dim=0)
+    assert weights[3] < 0.01 * weights[0]
 
 
 def test_weights_under_other_names_fit_by_their_order(lite0: Path, tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ _FOLDS = 5
 _MOST_CROSS_VALIDATED = 3_000  # pictures; more are held out once
 # Of the mean loss, on weights for standardised features; from strong to weak, each solved from the one before.
 _PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+# Of the usual deviation of features. One that is zero in all training pictures but one would get a weight so large that another
+# picture is predicted thirty deviations of the target away, and that rounding in the backbone (1e-5) shows in the fourth digit.
+# Nested 5-fold RMSE on 429 photographs of houses in deviations of the price, 3 draws of the folds, side 224: with squared error
+# 0.964 without the floor and 0.958 with it, with a histogram 0.941 and 0.940; with squared error, from 60 of them, 1.50 and
+# 1.01, most of it in one draw. Chosen on these folds from 0, 0.1 and 0.3.
+_LEAST_DEVIATION = 0.3
 _PATIENCE = 2  # penalties in a row that make it worse
 _ITERATIONS = 60
 _LAYER_SHARE = 0.75  # of the learning rate of the layer above
@@ -250,7 +256,7 @@ def _solve(
     """Give the module its layer; return how many problems were solved, and the raw outputs for the held-out folds' pictures."""
     with torch.inference_mode(False), torch.enable_grad():
         features, encoded = features.clone(), encoded.clone()
-        mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
+        mean, deviation = features.mean(dim=0), _scale(features)
         features = (features - mean) / deviation
         penalty, solved, outputs = _best_penalty(features, encoded, head, folds, held_out, time_left)
         weight, bias = _minimised(features, encoded, head, penalty, _start(features, encoded, head))
@@ -258,6 +264,13 @@ def _solve(
             module.output.weight.copy_(weight / deviation)
             module.output.bias.copy_(bias - (weight / deviation) @ mean)
     return solved + 1, outputs
+
+
+def _scale(features: torch.Tensor) -> torch.Tensor:
+    """By how much each of the features (N, F) is divided: its deviation, or if that is small a share of what is usual, (F,)."""
+    deviation = features.std(dim=0)
+    usual = float(deviation.square().mean().sqrt())
+    return deviation.clamp_min(max(_LEAST_DEVIATION * usual, 1e-6))
 
 
 def _best_penalty(
