@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from PIL import Image
 from pixelfit.automl import Run, fit
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
+from pixelfit.search.apart import TrialsApart
 from pixelfit.types import Array
 
 ROOT = Path(__file__).parents[1]
@@ -155,3 +157,9 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run in this process, where they see what a test has patched."""
+    monkeypatch.setattr("pixelfit.automl.TrialsApart", functools.partial(TrialsApart, forks=False))

@@ -27,10 +27,11 @@ from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.report.repeat import command
 from pixelfit.runs import RunFolder
-from pixelfit.search import Limits, safety, stages
+from pixelfit.search import safety, stages
 from pixelfit.search.cost import CostModel
 from pixelfit.search.portfolio import portfolio
 from pixelfit.search.safety import Verdict, as_usual, decided, probe
+from pixelfit.search.searching import Limits
 from pixelfit.search.space import Changes, build_space
 from pixelfit.search.study import Study
 from pixelfit.training.augment import augment, recoloured
@@ -389,6 +390,7 @@ def test_a_probe_that_fails_or_is_interrupted_changes_nothing(tmp_path: Path) ->
         assert "trial 1" in decision.why
 
 
+@pytest.mark.usefixtures("trials_here")
 def test_a_search_whose_probe_fails_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def once(*args: object, **options: object) -> object:
         if not failed and args[0].augmentation == Augmentation() and args[0].family == "convnet":  # type: ignore[attr-defined]

@@ -104,6 +104,7 @@ def test_the_log_tells_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsy
     assert (capsys.readouterr().err, logging.getLogger("pixelfit").level) == ("", logging.NOTSET)
 
 
+@pytest.mark.usefixtures("trials_here")
 def test_a_failed_trial_leaves_its_traceback_in_the_log_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,6 @@ from conftest import bars
 from test_models import Unwatched, prepared, trained
 
 from pixelfit import metrics
-from pixelfit import search as searching
 from pixelfit.automl import fit
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import greedy_weights
@@ -30,7 +29,7 @@ from pixelfit.progress import Silent
 from pixelfit.runs import RunFolder
 from pixelfit.search import finish as finishing
 from pixelfit.search import refit as refitting
-from pixelfit.search import stages
+from pixelfit.search import searching, stages
 from pixelfit.search.cost import CostModel, _forward_operations
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.gains import finding_gain, shortening_loss, snapshots_pay, time_exponent

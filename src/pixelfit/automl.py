@@ -15,6 +15,7 @@ from pixelfit.data.reading import read
 from pixelfit.data.sources import Source
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import together
+from pixelfit.environment import memory_allowed
 from pixelfit.evaluate import Evaluation, score_on_test
 from pixelfit.evidence import Evidence, gather
 from pixelfit.mistakes import SHOWN, SUREST, SUSPECT, drawn, listed, surest, suspects
@@ -25,10 +26,10 @@ from pixelfit.progress import Progress, Several
 from pixelfit.resume import as_begun, description, go_on
 from pixelfit.runlog import Noted, logged
 from pixelfit.runs import HeldOut, Remembered, RunFolder, refuse_taken
-from pixelfit.search import Limits, search
 from pixelfit.search.apart import TrialsApart
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
+from pixelfit.search.searching import Limits, search
 from pixelfit.search.space import build_space
 from pixelfit.types import Facts, Scores, Splits, Trial
 
@@ -67,7 +68,8 @@ def fit(
     if options.out is not None and not options.resume:
         refuse_taken(options.out, overwrite=options.overwrite)
     with ExitStack() as during:
-        engine = during.enter_context(apart or TrialsApart())
+        during.enter_context(memory_allowed(options.memory))
+        engine = during.enter_context(apart or TrialsApart(most_memory=options.memory or math.inf))
         facts, splits = read(source, options, progress)
         tell(facts, splits, progress)
         space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
@@ -46,9 +48,22 @@ def usable_cores() -> int:
     return cores
 
 
+@contextmanager
+def memory_allowed(most: int | None) -> Iterator[None]:
+    """Within this block the memory limit is not above so many bytes; None changes nothing."""
+    _allowed.append(psutil.virtual_memory().total if most is None else most)
+    try:
+        yield
+    finally:
+        _allowed.pop()
+
+
+_allowed: list[int] = []
+
+
 def memory_limit() -> int:
     """Bytes of memory that this process may use at most, whatever others use now."""
-    limits = [psutil.virtual_memory().total]
+    limits = [*_allowed, psutil.virtual_memory().total]
     limits += [
         int(text)
         for text in [*_group_settings("", "memory.max"), *_group_settings("memory", "memory.limit_in_bytes")]

@@ -37,6 +37,7 @@ class _ImageEstimator(BaseEstimator):
             ``"accuracy"`` or ``"macro_f1"``; for several labels a picture ``"log_loss"`` (default), ``"macro_f1"``,
             ``"micro_f1"``, ``"mean_ap"`` or ``"exact_match"``.
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
+        memory: what the search and a trial may take together, such as ``"2GB"``. Default: what there is.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
         folds: folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few.
         augment: changes of training pictures that leave the target alone: ``"auto"`` (default) finds them out from the data,
@@ -61,6 +62,7 @@ class _ImageEstimator(BaseEstimator):
         steps: int | None = None,
         metric: Metric | None = None,
         max_latency: str | float | None = None,
+        memory: str | int | None = None,
         distill: bool = False,
         folds: int | None = None,
         augment: str | Sequence[str] | None = None,
@@ -77,6 +79,7 @@ class _ImageEstimator(BaseEstimator):
         self.steps = steps
         self.metric = metric
         self.max_latency = max_latency
+        self.memory = memory
         self.distill = distill
         self.folds = folds
         self.augment = augment
@@ -123,6 +126,7 @@ class _ImageEstimator(BaseEstimator):
             steps=self.steps,
             metric=self.metric,
             max_latency=self.max_latency,
+            memory=self.memory,
             distill=self.distill,
             folds=self.folds,
             augment=self.augment,

@@ -18,6 +18,7 @@ DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
 MOST_FOLDS = 20
 _SHORTEST_FOLDED_S = 60.0
+LEAST_MEMORY = 1_000_000_000
 
 
 def _one_or_several(names: Json) -> Json:
@@ -50,6 +51,7 @@ class FitOptions(BaseModel):
     trials: Annotated[int | None, Field(ge=1)] = None
     steps: Annotated[int | None, Field(ge=1)] = None
     max_latency: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_latency(value))] = None
+    memory: Annotated[int | None, BeforeValidator(lambda value: None if value is None else parse_memory(value))] = None
     distill: bool = False
     folds: Annotated[int | None, Field(ge=1, le=MOST_FOLDS)] = None
     augment: Annotated[str | None, BeforeValidator(lambda value: None if value is None else parse_changes(value))] = None
@@ -106,6 +108,21 @@ def parse_latency(text: str | float) -> float:
     if parts is None or float(parts[1]) <= 0:
         raise OptionError(f"--max-latency {str(text)!r} is no length of time; write it like 5ms or 0.2s.")
     return float(parts[1]) * (1000 if parts[2] == "s" else 1)
+
+
+def parse_memory(text: str | int) -> int:
+    """Bytes in an amount of memory such as ``2GB``, ``1.5GiB``, ``800MB`` or a plain number of bytes.
+
+    Raises:
+        OptionError: the text is no amount of memory, or less than the libraries alone take.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", str(text).strip().lower())
+    if parts is None:
+        raise OptionError(f"--memory {str(text)!r} is no amount of memory; write it like 2GB or 800MiB.")
+    unit = (1024 if parts[3] else 1000) ** " kmgt".index(parts[2] or " ")
+    if float(parts[1]) * unit < LEAST_MEMORY:
+        raise OptionError(f"--memory {str(text)!r} is too little: the libraries alone take most of {LEAST_MEMORY / 1e9:g} GB.")
+    return int(float(parts[1]) * unit)
 
 
 def parse_changes(text: str | Sequence[str]) -> str | None:

@@ -28,6 +28,9 @@ MetricOption = Annotated[
 LatencyOption = Annotated[
     str | None, typer.Option(help="Longest time that the model may take for one picture, such as 5ms. Default: any.")
 ]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Memory that the search and a trial may take together, such as 2GB. Default: what there is.")
+]
 DistillOption = Annotated[bool, typer.Option("--distill", help="Teach one small model what the best ensemble predicts.")]
 AugmentOption = Annotated[
     str | None,

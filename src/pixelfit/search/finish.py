@@ -12,10 +12,10 @@ from pixelfit.models.views import VIEWS
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
-from pixelfit.search import Limits, after_s, most_remembered, most_views_ms
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import Engine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
+from pixelfit.search.searching import Limits, after_s, most_remembered, most_views_ms
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
 from pixelfit.types import DISTILLED, Facts, Splits, Trial

@@ -33,6 +33,10 @@ from pixelfit.training.machine import Machine, hand_down
 from pixelfit.types import Array, Facts, Fold
 
 STATUS = struct.Struct("i")
+# Loaded with the first optimiser, which would take each child a second.
+_LATER_OTHERWISE = ("torch._dynamo",)
+# While this child is at work; the first, the baseline, takes no time. Trees would load it anew in each child, for a second.
+_IMPORTS_TREES = 2
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
@@ -97,13 +101,14 @@ def main() -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control, memory = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    for module in sys.argv[3:]:
+    for module in (*_LATER_OTHERWISE, *sys.argv[3:]):
         importlib.import_module(module)
     with control.makefile("rb") as incoming:
         at: StoreAt = pickle.loads(_message(incoming))  # noqa: S301 - from the process that started this one
         store = at.open(memory)
         household: Household = unpacked(_message(incoming), store)
     control.sendall(b"r")
+    born = 0
     while True:
         _, handed, _, _ = socket.recv_fds(control, 1, 1)
         if not handed:
@@ -114,6 +119,9 @@ def main() -> None:
             _be_a_trial(handed[0], household, store)
         os.close(handed[0])
         control.sendall(STATUS.pack(child))
+        born += 1
+        if born == _IMPORTS_TREES:
+            importlib.import_module("sklearn.ensemble")
         control.sendall(STATUS.pack(os.waitpid(child, 0)[1]))
 
 

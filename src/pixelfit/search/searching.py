@@ -1,0 +1,133 @@
+"""The search: a portfolio of known-good recipes in rounds, sampled ones while that pays, then the best at full length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pixelfit import metrics
+from pixelfit.deadline import Deadline
+from pixelfit.errors import SearchError
+from pixelfit.evidence import evidence_s
+from pixelfit.models.familiarity import MOST_PICTURES
+from pixelfit.models.views import VIEWS
+from pixelfit.progress import Progress
+from pixelfit.runs import RunFolder, rank
+from pixelfit.search.cost import CostModel
+from pixelfit.search.earlier import Earlier
+from pixelfit.search.engine import Engine
+from pixelfit.search.space import Space
+from pixelfit.search.stages import Limits, Stages
+from pixelfit.search.study import Study
+from pixelfit.training.machine import machine
+from pixelfit.training.recipe import Recipe
+from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Splits, Trial
+
+__all__ = ["Limits", "after_s", "most_remembered", "most_views_ms", "search", "time_after"]
+
+_AFTER_S = 3.0  # choosing and drawing the report, measured at 2 s on 2 cores
+_RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metrics
+_VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
+_REMEMBERED_SHARE = 0.01  # of the budget, at most, to look at the training pictures that the final model remembers
+_FEWEST_REMEMBERED = 100
+_STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
+
+
+def search(
+    space: Space,
+    splits: Splits,
+    facts: Facts,
+    folder: RunFolder,
+    *,
+    engine: Engine,
+    deadline: Deadline,
+    limits: Limits,
+    progress: Progress,
+) -> tuple[Trial, ...]:
+    """Try recipes until the trials or the time run out. Each trial is written to the run folder as it ends.
+
+    What an earlier process left of the same search in the folder is gone on from.
+
+    Three stages: the portfolio in short trainings, the best third of it once more and longer; then recipes that Optuna
+    samples, as long as they promise more than their time would give the final training; then the best recipes at full
+    length. What time is left after that samples on.
+    """
+    record = folder.read_if_there("search.json") or {"began_s": deadline.elapsed(), "flops": machine().flops}
+    folder.write_search({**record, "over": False})
+    study = Study(folder.study_file, space, seed=limits.seed)
+    costs = CostModel(facts.spec, record["flops"], len(splits.folds))
+    stages = Stages(space, study, costs, deadline, limits, limits.seed, splits, facts, folder, progress, began=record["began_s"])
+    earlier, plans = Earlier(folder, deadline, progress), stages.plans()
+    while True:
+        with earlier.time_of(len(stages.trials)):
+            plan, asked = next(plans, (None, None))
+        if plan is None:
+            break
+        progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
+        trial = earlier.trial(plan.number)
+        if trial is None:
+            outcome = engine.run(earlier.begin(plan))
+            trial = outcome.trial
+            folder.write_trial(trial, outcome.history, outcome.models, outcome.validation)
+        stages.trials.append(trial)
+        costs.learn(Recipe.from_json(trial.recipe), trial)
+        if trial.number == 0 and (trial.latency_ms or 0.0) > limits.latency_ms:
+            raise SearchError(
+                f"No model answers within --max-latency {limits.latency_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
+            )
+        if asked is not None:
+            study.tell(asked, trial.score, pruned=trial.state == "pruned")
+        folder.write_leaderboard(stages.trials, facts.metric, {})
+        best = rank(stages.trials)[0]
+        deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
+        progress.end_trial(trial, best=best if best.score is not None else None)
+    folder.write_search({**record, "over": not deadline.interrupted})
+    return tuple(stages.trials)
+
+
+def after_s(splits: Splits, facts: Facts, budget_s: float | None) -> float:
+    """Seconds for choosing, resampling the metrics, gathering evidence and drawing the report, of a run with so many."""
+    return (
+        _AFTER_S
+        + evidence_s(budget_s)
+        + _RESAMPLED_S * metrics.RESAMPLES * len(splits.test) * len(facts.classes or facts.target_names or (0,))
+    )
+
+
+def time_after(trials: Sequence[Trial], splits: Splits, facts: Facts, limits: Limits, deadline: Deadline) -> float:
+    """Seconds to keep for what follows the search.
+
+    Predictions of the final members, at several views if they are quick enough; metrics and the report; a student's
+    training if one is wanted.
+    """
+    finals = [trial for trial in trials if trial.purpose in (FULL_LENGTH, SNAPSHOT) and trial.score is not None]
+    likely = finals or rank(trials)[:1]
+    # One member more than there are yet, since the training under way will be one.
+    predict_ms = sum(trial.predict_ms or 0.0 for trial in likely) * (1 + 1 / len(likely))
+    # As many views as are allowed to the members that there are, or to fewer of them than seem likely now.
+    views_ms = max(predict_ms, min(max(VIEWS.values()) * predict_ms, most_views_ms(splits, deadline)))
+    student_s = _STUDENT_SHARE * (deadline.budget_s or 0.0) if limits.distill else 0.0
+    # Looking for better views takes a prediction without them first.
+    pictures_ms = (views_ms + predict_ms) * _pictures_predicted(splits)
+    remembered_ms = predict_ms * 2 * most_remembered(predict_ms, deadline)
+    return after_s(splits, facts, deadline.budget_s) + (pictures_ms + remembered_ms) / 1000 + student_s
+
+
+def most_remembered(predict_ms: float, deadline: Deadline) -> int:
+    """How many training pictures a model may remember that takes so long for one; it is shown as many others, too."""
+    if deadline.budget_s is None or predict_ms <= 0:
+        return MOST_PICTURES
+    room = int(_REMEMBERED_SHARE * deadline.budget_s * 1000 / (2 * predict_ms))
+    return min(MOST_PICTURES, max(_FEWEST_REMEMBERED, room))
+
+
+def most_views_ms(splits: Splits, deadline: Deadline) -> float:
+    """Milliseconds a picture that predictions at several views may take, so that they do not eat the budget."""
+    if deadline.budget_s is None:
+        return math.inf
+    return 1000 * _VIEWS_SHARE * deadline.budget_s / _pictures_predicted(splits)
+
+
+def _pictures_predicted(splits: Splits) -> int:
+    """Of the final model: the validation set to choose its views, of which folds have none to choose; then the test set."""
+    return (2 * len(splits.validation) if len(splits.folds) == 1 else 0) + len(splits.test)
