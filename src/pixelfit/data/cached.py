@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -121,18 +121,19 @@ def build(
         return _decoded(files, plan, expected, _in_memory, progress)[0]
     try:
 
-        def mapped(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
-            if shutil.disk_usage(beside).free < 2 * math.prod(shape) * kind.itemsize:
+        def mapped_if_large(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+            size = math.prod(shape) * kind.itemsize
+            if size <= SHARE_OF_MEMORY * memory_limit() or not _fits(beside, size):
                 return _in_memory(shape, kind)
             return np.lib.format.open_memmap(beside / "pictures.npy", mode="w+", dtype=kind, shape=shape)
 
-        stored, fingerprints = _decoded(files, plan, expected, mapped, progress)
-        if not isinstance(stored.pictures, np.memmap):
+        stored, fingerprints = _decoded(files, plan, expected, mapped_if_large, progress)
+        if isinstance(stored.pictures, np.memmap) and len(stored.pictures) == len(files):
+            stored.pictures.flush()
+        elif _fits(beside, stored.pictures.nbytes):  # in memory, or mapped with room for files that have no picture
+            _save(beside / "pictures.npy", stored.pictures)
+        else:
             return stored
-        stored.pictures.flush()
-        if len(stored.pictures) < len(files):  # some have no picture
-            np.save(beside / "fewer.npy", stored.pictures)
-            (beside / "fewer.npy").replace(beside / "pictures.npy")
         write_json(beside / "heads.json", _packed(stored))
         key = _key(outline, fingerprints)
         place = stores_folder() / key
@@ -143,7 +144,7 @@ def build(
                 return theirs
             shutil.rmtree(place, ignore_errors=True)
             beside.rename(place)
-        return Stored(_open(place / "pictures.npy"), stored.spec, stored.heads)
+        return replace(stored, pictures=_open(place / "pictures.npy")) if isinstance(stored.pictures, np.memmap) else stored
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -162,6 +163,20 @@ def in_threads(work: Callable[[Item], T], items: Sequence[Item], title: str, pro
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
+
+
+def _fits(folder: Path, size: int) -> bool:
+    return shutil.disk_usage(folder).free >= 2 * size
+
+
+def _save(place: Path, pictures: Array) -> None:
+    """Write pictures beside their place, since they may be mapped from there, and down to the disk."""
+    beside = place.with_suffix(".part")
+    with beside.open("wb") as stream:
+        np.save(stream, pictures)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(place)
 
 
 def _in_memory(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:

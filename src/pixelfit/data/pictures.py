@@ -181,7 +181,7 @@ def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
     if spec.scale in ("byte", "unit") and spec.channels in (1, 3):
         if upright.size != (spec.width, spec.height):
             upright = upright.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
-        return np.asarray(upright).reshape(spec.height, spec.width, spec.channels)
+        return np.frombuffer(upright.tobytes(), np.uint8).reshape(spec.height, spec.width, spec.channels)
     array = np.asarray(upright)
     return _fitted(array.reshape(*array.shape[:2], -1), spec)
 
