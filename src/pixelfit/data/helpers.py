@@ -70,6 +70,7 @@ class _Shared:
         return self._result
 
     def _begun(self, count: int, at_the_end: ExitStack) -> list[Future[None]]:
+        """Threads for other cores, each with a helper as far as memory goes."""
         pool = at_the_end.enter_context(ThreadPoolExecutor(count))
         most_helpers = memory_limit() >> 30  # each takes 30 MB of its own
         helpers = [Helper.started(at_the_end) if number < most_helpers else None for number in range(count)]
