@@ -14,22 +14,23 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import PIL
 
-from pixelfit.data.pictures import PictureHead, read_expected, read_head, read_picture
+from pixelfit.data.attempts import Task, fingerprint, kind_of, shape_of
+from pixelfit.data.helpers import attempt_shared
+from pixelfit.data.pictures import PictureHead, read_head, read_picture
 from pixelfit.environment import memory_limit, usable_cores
 from pixelfit.files import cache_folder, read_json, write_json
 from pixelfit.progress import Progress
-from pixelfit.types import Array, Embedded, Json, PictureFile, PictureSpec
+from pixelfit.types import Array, Json, PictureFile, PictureSpec
 
 FORMAT = 1  # of the folder and of what decoding does; a change of either must change it
-_WHOLE = 1 << 20  # bytes: of larger files three samples, the size and the time of the last change stand for the content
-_SAMPLE = 1 << 16
+_OUTLINED = 64  # files
 SHARE_OF_MEMORY = 0.25  # larger stores are mapped
 _CHUNK = 4_096  # pictures moved at once
 _TASK = 32  # files a task: a task a file takes more memory for its bookkeeping than for small pictures
@@ -55,16 +56,29 @@ def stores_folder() -> Path:
     return cache_folder("stores")
 
 
-def key_of(files: Sequence[PictureFile], longest_side: int, progress: Progress) -> str:
-    """What tells these files, in this order, decoded in today's way, from all others."""
-    digest = hashlib.blake2b(f"{FORMAT} {longest_side} {PIL.__version__}".encode(), digest_size=16)
-    for part in in_threads(_fingerprint, files, "Comparing with earlier runs", progress):
-        digest.update(part)
+def outline_of(files: Sequence[PictureFile], longest_side: int) -> str:
+    """With what the key of the files begins: their number, and some from all over them.
+
+    Where no key begins so, files need not be read to find that there is no store of them.
+    """
+    digest = hashlib.blake2b(f"{FORMAT} {longest_side} {PIL.__version__} {len(files)}".encode(), digest_size=16)
+    for file in files[:: max(1, len(files) // _OUTLINED)]:
+        digest.update(fingerprint(file))
     return digest.hexdigest()
 
 
-def load(key: str) -> Stored | None:
-    """The store of that key; None if there is none, or it is damaged."""
+def find(outline: str, files: Sequence[PictureFile], progress: Progress) -> Stored | None:
+    """The store of these files, in this order, decoded in today's way; None if there is none, or it is damaged."""
+    if not any(stores_folder().glob(f"{outline}-*")):
+        return None
+    return _load(_key(outline, in_threads(fingerprint, files, "Comparing with earlier runs", progress)))
+
+
+def _key(outline: str, fingerprints: Sequence[bytes]) -> str:
+    return f"{outline}-{hashlib.blake2b(b''.join(fingerprints), digest_size=16).hexdigest()}"
+
+
+def _load(key: str) -> Stored | None:
     folder = stores_folder() / key
     try:
         described = read_json(folder / "heads.json")
@@ -89,48 +103,54 @@ Heads: TypeAlias = Sequence[PictureHead | str]
 
 
 def build(
-    key: str, files: Sequence[PictureFile], plan: Callable[[Heads], PictureSpec], expected: Expectation | None, progress: Progress
+    outline: str,
+    files: Sequence[PictureFile],
+    plan: Callable[[Heads], PictureSpec],
+    expected: Expectation | None,
+    progress: Progress,
 ) -> Stored:
-    """Decode all files that have a head, and keep them under the key; where the cache cannot be written, in memory alone.
+    """Decode all files that have a head, and keep them under their key; where the cache cannot be written, in memory alone.
 
     ``plan`` says from all heads in which form pictures are kept. Where that is the ``expected`` one, those that are as
     expected are decoded already.
     """
     try:
         stores_folder().mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=stores_folder()))
+        beside = Path(tempfile.mkdtemp(prefix=f"{outline}.", suffix=".part", dir=stores_folder()))
     except OSError:
-        return _decoded(files, plan, expected, _in_memory, progress)
+        return _decoded(files, plan, expected, _in_memory, progress)[0]
     try:
 
-        def mapped(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
-            if shutil.disk_usage(beside).free < 2 * math.prod(shape) * kind.itemsize:
+        def mapped_if_large(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+            size = math.prod(shape) * kind.itemsize
+            if size <= SHARE_OF_MEMORY * memory_limit() or not _fits(beside, size):
                 return _in_memory(shape, kind)
             return np.lib.format.open_memmap(beside / "pictures.npy", mode="w+", dtype=kind, shape=shape)
 
-        stored = _decoded(files, plan, expected, mapped, progress)
-        if not isinstance(stored.pictures, np.memmap):
+        stored, fingerprints = _decoded(files, plan, expected, mapped_if_large, progress)
+        if isinstance(stored.pictures, np.memmap) and len(stored.pictures) == len(files):
+            stored.pictures.flush()
+        elif _fits(beside, stored.pictures.nbytes):  # in memory, or mapped with room for files that have no picture
+            _save(beside / "pictures.npy", stored.pictures)
+        else:
             return stored
-        stored.pictures.flush()
-        if len(stored.pictures) < len(files):  # some have no picture
-            np.save(beside / "fewer.npy", stored.pictures)
-            (beside / "fewer.npy").replace(beside / "pictures.npy")
         write_json(beside / "heads.json", _packed(stored))
+        key = _key(outline, fingerprints)
         place = stores_folder() / key
         try:
             beside.rename(place)
         except OSError:  # another run was quicker, or what is there is damaged
-            if (theirs := load(key)) is not None:
+            if (theirs := _load(key)) is not None:
                 return theirs
             shutil.rmtree(place, ignore_errors=True)
             beside.rename(place)
-        return Stored(_open(place / "pictures.npy"), stored.spec, stored.heads)
+        return replace(stored, pictures=_open(place / "pictures.npy")) if isinstance(stored.pictures, np.memmap) else stored
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def in_threads(work: Callable[[Item], T], items: Sequence[Item], title: str, progress: Progress) -> list[T]:
-    """``work`` done on every item, in order. Threads suffice: Pillow lets go of the interpreter's lock while it decodes."""
+    """``work`` done on every item, in order. Threads suffice for reading, and for decoding what is large or little."""
     tasks = [items[start : start + _TASK] for start in range(0, len(items), _TASK)]
     with ThreadPoolExecutor(usable_cores()) as pool:
         futures = [pool.submit(lambda task: [work(item) for item in task], task) for task in tasks]
@@ -145,6 +165,20 @@ def in_threads(work: Callable[[Item], T], items: Sequence[Item], title: str, pro
     return results
 
 
+def _fits(folder: Path, size: int) -> bool:
+    return shutil.disk_usage(folder).free >= 2 * size
+
+
+def _save(place: Path, pictures: Array) -> None:
+    """Write pictures beside their place, since they may be mapped from there, and down to the disk."""
+    beside = place.with_suffix(".part")
+    with beside.open("wb") as stream:
+        np.save(stream, pictures)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(place)
+
+
 def _in_memory(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
     return np.empty(shape, kind)
 
@@ -155,30 +189,32 @@ def _decoded(
     expected: Expectation | None,
     room: Callable[[tuple[int, ...], np.dtype[Any]], Array],
     progress: Progress,
-) -> Stored:
+) -> tuple[Stored, list[bytes]]:
+    """The store, and each file's fingerprint, which comes from the same reading."""
+
     def place_for(spec: PictureSpec) -> Array:
-        kind = np.dtype(np.uint8 if spec.scale == "byte" else np.float32)
-        return room((len(files), spec.height, spec.width, spec.channels), kind)
+        return room((len(files), *shape_of(spec)), kind_of(spec))
 
-    done = np.zeros(len(files), dtype=bool)
+    def read(rows: Sequence[int]) -> None:
+        for row, head in zip(rows, in_threads(read_head, [files[row] for row in rows], "Reading sizes", progress), strict=True):
+            heads[row] = head
+
+    heads: list[PictureHead | str] = [""] * len(files)
     if expected is None:
-        heads: list[PictureHead | str] = in_threads(read_head, files, "Reading sizes", progress)
+        read(range(len(files)))
         spec = plan(heads)
-        into = place_for(spec)
     else:
-        into = place_for(expected.spec)
-
-        def look(row: int) -> PictureHead | str:
-            head, picture = read_expected(files[row], expected.head, expected.spec)
-            if picture is not None:
-                into[row], done[row] = picture, True
-            return head
-
-        heads = in_threads(look, range(len(files)), _DECODING, progress)
+        spec = expected.spec
+    into = place_for(spec)
+    found = attempt_shared(Task(files, spec, None if expected is None else expected.head), into, _DECODING, progress)
+    done = np.array(found.done, dtype=bool)
+    if expected is not None:
+        heads = [expected.head] * len(files)
+        read(np.flatnonzero(~done).tolist())
         spec = plan(heads)
         if spec != expected.spec:
-            done[:] = False
             into = place_for(spec)
+            done[:] = attempt_shared(Task(files, spec, None), into, _DECODING, progress).done
 
     def fill(row: int) -> str:
         picture = read_picture(files[row], spec)
@@ -194,32 +230,13 @@ def _decoded(
     for start in range(0, len(kept) if len(kept) < len(files) else 0, _CHUNK):  # in place: the store may not fit into memory
         chunk = into[kept[start : start + _CHUNK]]
         into[start : start + len(chunk)] = chunk
-    return Stored(into[: len(kept)], spec, tuple(reasons.get(row) or head for row, head in enumerate(heads)))
+    stored = Stored(into[: len(kept)], spec, tuple(reasons.get(row) or head for row, head in enumerate(heads)))
+    return stored, found.fingerprints
 
 
 def _open(path: Path) -> Array:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     return np.array(mapped) if mapped.nbytes <= SHARE_OF_MEMORY * memory_limit() else mapped
-
-
-def _fingerprint(file: PictureFile) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        if isinstance(file, Embedded):
-            digest.update(file.load())
-            return digest.digest()
-        with file.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            if status.st_size <= _WHOLE:
-                digest.update(stream.read())
-            else:
-                digest.update(f"{status.st_size} {status.st_mtime_ns} ".encode())
-                for start in (0, status.st_size // 2, status.st_size - _SAMPLE):
-                    stream.seek(start)
-                    digest.update(stream.read(_SAMPLE))
-    except (OSError, ValueError) as error:
-        digest.update(f"cannot be read: {error}".encode(errors="backslashreplace"))
-    return digest.digest()
 
 
 def _packed(stored: Stored) -> dict[str, Json]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import struct
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -38,7 +37,8 @@ _NUMBERS_AT_ONCE = 1 << 23  # to resize: 64 MiB in double precision
 # large a number above a half that optimisers of graphs, which take nearly equal constants for equal, leave it alone.
 UP_FROM_HALF = 0.5 + 2**-10
 _DRAFT = 2  # JPEG files are decoded to at least so many times the wanted size, and then resized with care
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError, Image.DecompressionBombError)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError, Image.DecompressionBombError)
+_UNEXPECTED = "it is of another kind or size than expected"
 _WIDE_STEP = 257  # 255 × 257 = 65535: white stays white between 8 and 16 bits
 
 
@@ -64,38 +64,28 @@ def read_head(file: PictureFile) -> PictureHead | str:
                 stream.seek(0)
             with Image.open(stream) as picture:
                 return _head_of(picture)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return _reason(file, error)
 
 
-def read_picture(file: PictureFile, spec: PictureSpec) -> Array | str:
-    """One picture of shape (height, width, channels), uint8 or float32 as the spec says, or the reason why it cannot be read."""
-    try:
-        with _opened(file) as stream:
-            if _is_tiff(stream):
-                if isinstance(_tiff_plan(stream), PictureHead):
-                    return _fitted(_read_tiff(stream), spec)
-                stream.seek(0)
-            with Image.open(stream) as picture:
-                return _read_with_pillow(picture, spec)
-    except _UNREADABLE as error:
-        return _reason(file, error)
+def read_picture(file: PictureFile, spec: PictureSpec, *, expected: PictureHead | None = None) -> Array | str:
+    """One picture of shape (height, width, channels), uint8 or float32 as the spec says, or the reason why it cannot be read.
 
-
-def read_expected(file: PictureFile, expected: PictureHead, spec: PictureSpec) -> tuple[PictureHead | str, Array | None]:
-    """What ``read_head`` gives, and from the same opening of the file the picture, if its head is the expected one.
-
-    Neither TIFF files nor damaged ones come with their picture.
+    One whose head is not the ``expected`` one, if there is one, is not read.
     """
     try:
         with _opened(file) as stream:
-            if not _is_tiff(stream):
-                with Image.open(stream) as picture:
-                    head = _head_of(picture)
-                    return head, _undamaged(picture, spec) if head == expected else None
-    except _UNREADABLE as error:
-        return _reason(file, error), None
-    return read_head(file), None
+            if _is_tiff(stream):
+                plan = _tiff_plan(stream)
+                if isinstance(plan, PictureHead):
+                    return _fitted(_read_tiff(stream), spec) if expected in (None, plan) else _UNEXPECTED
+                stream.seek(0)
+            with Image.open(stream) as picture:
+                if expected is not None and _head_of(picture) != expected:
+                    return _UNEXPECTED
+                return _read_with_pillow(picture, spec)
+    except UNREADABLE as error:
+        return _reason(file, error)
 
 
 def resize(arrays: Array, spec: PictureSpec) -> Array:
@@ -138,16 +128,8 @@ def _head_of(picture: Image.Image) -> PictureHead:
     return PictureHead(height, width, channels, _depth(picture.mode), f"{picture.format} {picture.mode}")
 
 
-def _undamaged(picture: Image.Image, spec: PictureSpec) -> Array | None:
-    try:
-        pixels = _read_with_pillow(picture, spec)
-    except _UNREADABLE:
-        return None
-    return None if isinstance(pixels, str) else pixels
-
-
-def _opened(file: PictureFile) -> AbstractContextManager[IO[bytes]]:
-    return nullcontext(io.BytesIO(file.load())) if isinstance(file, Embedded) else file.open("rb")
+def _opened(file: PictureFile) -> IO[bytes]:
+    return io.BytesIO(file.load()) if isinstance(file, Embedded) else file.open("rb")
 
 
 def _lies(picture: Image.Image) -> bool:
@@ -199,7 +181,7 @@ def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
     if spec.scale in ("byte", "unit") and spec.channels in (1, 3):
         if upright.size != (spec.width, spec.height):
             upright = upright.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
-        return np.asarray(upright).reshape(spec.height, spec.width, spec.channels)
+        return np.frombuffer(upright.tobytes(), np.uint8).reshape(spec.height, spec.width, spec.channels)
     array = np.asarray(upright)
     return _fitted(array.reshape(*array.shape[:2], -1), spec)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pixelfit.data.cached import SHARE_OF_MEMORY, Expectation, Heads, build, in_threads, key_of, load
+from pixelfit.data.cached import SHARE_OF_MEMORY, Expectation, Heads, build, find, in_threads, outline_of
 from pixelfit.data.duplicates import exact_groups
 from pixelfit.data.pictures import PictureHead, read_head, read_picture, resize
 from pixelfit.environment import memory_limit
@@ -33,15 +33,15 @@ def decode(table: Table, progress: Progress, *, most_left_out: float = MOST_LEFT
         return _from_arrays(table, table.arrays, most_left_out)
     assert table.files is not None
     longest = _longest_side(len(table.files))
-    key = key_of(table.files, longest, progress)
-    stored = load(key)
+    outline = outline_of(table.files, longest)
+    stored = find(outline, table.files, progress)
     if stored is None:
 
         def plan(heads: Heads) -> PictureSpec:
             _refuse_if_many(table, heads, most_left_out)
             return _common_form(table, [head for head in heads if not isinstance(head, str)]).within(longest)
 
-        stored = build(key, table.files, plan, _expectation(table.files, plan), progress)
+        stored = build(outline, table.files, plan, _expectation(table.files, plan), progress)
     left_out = _refuse_if_many(table, stored.heads, most_left_out)
     used = [(row, head) for row, head in enumerate(stored.heads) if not isinstance(head, str)]
     return Pictures(
