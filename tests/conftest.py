@@ -163,3 +163,9 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials run in this process, where they see what a test has patched."""
     monkeypatch.setattr("pixelfit.automl.TrialsApart", functools.partial(TrialsApart, forks=False))
+
+
+def opened_copy(folder: Path, to: Path) -> Path:
+    """A copy of a run folder without its checksums, so that a test may change what is in it."""
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("SHA256SUMS"))
+    return to

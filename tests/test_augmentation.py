@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import HOSTILE, bars
+from conftest import HOSTILE, bars, opened_copy
 from test_models import prepared
 from torch import nn
 
@@ -328,7 +327,7 @@ def test_the_report_shows_the_verdicts_and_escapes_them(probed: tuple[Run, list[
     page = run.folder.report_file.read_text(encoding="utf-8")
     assert "<h3>Changes of training pictures</h3>" in page
     assert "<tr><th>flip-vertical</th><td>up and down swapped</td>" in page
-    folder = RunFolder(Path(shutil.copytree(run.folder.path, tmp_path / "hostile")))
+    folder = RunFolder(opened_copy(run.folder.path, tmp_path / "hostile"))
     decision = folder.read("augmentation.json")
     for verdict in decision["probe"]["verdicts"]:
         verdict |= {"strength": HOSTILE, "why": HOSTILE, "judgement": HOSTILE, "change": HOSTILE}
@@ -340,7 +339,7 @@ def test_the_report_shows_the_verdicts_and_escapes_them(probed: tuple[Run, list[
 
 
 def test_a_run_from_before_there_were_verdicts_can_be_drawn(probed: tuple[Run, list[str]], tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(probed[0].folder.path, tmp_path / "old")))
+    folder = RunFolder(opened_copy(probed[0].folder.path, tmp_path / "old"))
     (folder.path / "augmentation.json").unlink()
     report.draw(folder)
     assert "Changes of training pictures" not in folder.report_file.read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import nbclient
@@ -12,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from conftest import HOSTILE, ROOT, bars
+from conftest import HOSTILE, ROOT, bars, opened_copy
 from markdown_it import MarkdownIt
 
 from pixelfit import report
@@ -54,7 +53,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def test_drawing_again_gives_the_same_bytes_wherever_the_folder_lies(run: Run, tmp_path: Path) -> None:
-    moved = RunFolder(Path(shutil.copytree(run.folder.path, tmp_path / "moved")))
+    moved = RunFolder(opened_copy(run.folder.path, tmp_path / "moved"))
     report.draw(moved)
     for name in COMPANIONS:
         assert (moved.path / name).read_bytes() == (run.folder.path / name).read_bytes()
@@ -75,7 +74,7 @@ def test_the_record_says_what_the_run_scored(run: Run) -> None:
 
 
 def test_a_run_from_before_there_were_some_files_has_companions(regression_run: Run, tmp_path: Path) -> None:
-    older = RunFolder(Path(shutil.copytree(regression_run.folder.path, tmp_path / "older")))
+    older = RunFolder(opened_copy(regression_run.folder.path, tmp_path / "older"))
     for name in ("evidence.json", "suspects.json", "augmentation.json"):
         (older.path / name).unlink()
     draw_companions(read(older))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browsing import chrome, opened
-from conftest import HOSTILE
+from conftest import HOSTILE, opened_copy
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
@@ -29,7 +28,7 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 def copied(run: Run, folder: Path, change: Change = lambda frame: frame) -> Path:
     """A copy of the run whose test predictions are changed."""
-    shutil.copytree(run.folder.path, folder)
+    opened_copy(run.folder.path, folder)
     file = folder / "predictions" / "test.csv"
     change(pd.read_csv(file, dtype={"picture": str})).to_csv(file, index=False)
     return folder
@@ -160,7 +159,7 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(
 ) -> None:
     path = regression_run.folder.path
     for name in ("unfinished", "damaged", "copy"):
-        shutil.copytree(path, tmp_path / name)
+        opened_copy(path, tmp_path / name)
     (tmp_path / "unfinished" / "scores.json").unlink()
     (tmp_path / "damaged" / "scores.json").write_text("{")
     result = CliRunner().invoke(app, ["compare", *(each.replace("RUN", str(path)) for each in arguments)])

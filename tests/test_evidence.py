@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HOSTILE, bars
+from conftest import HOSTILE, bars, opened_copy
 
 from pixelfit import report
 from pixelfit.automl import Run, read
@@ -195,7 +194,7 @@ def test_the_report_shows_them(
     for slicing in slicings:
         for each in slicing["slices"]:
             assert re.search(rf'<td>{re.escape(each["name"])}</td><td class="n">{each["rows"]}</td>', page)
-    older = RunFolder(Path(shutil.copytree(regression_run.folder.path, tmp_path / "older")))
+    older = RunFolder(opened_copy(regression_run.folder.path, tmp_path / "older"))
     (older.path / "evidence.json").unlink()
     report.draw(older)
     assert "Is the test set like the rest?" not in older.report_file.read_text(encoding="utf-8")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import opened_copy
 from test_search import _Begun
 
 from pixelfit import report
@@ -197,7 +197,7 @@ def test_parallel_coordinates_have_a_line_a_trial() -> None:
 
 
 def test_runs_from_before_these_were_saved_are_drawn(regression_run: Run, tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(regression_run.folder.path, tmp_path / "old")))
+    folder = RunFolder(opened_copy(regression_run.folder.path, tmp_path / "old"))
     (folder.path / "importance.json").unlink()
     (folder.path / "pictures" / "thumbnails.webp").unlink()
     for file in folder.path.glob("trials/*/trial.json"):

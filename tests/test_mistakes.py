@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import bars
+from conftest import bars, opened_copy
 from test_models import prepared
 
 from pixelfit import automl
@@ -173,11 +173,10 @@ def test_a_run_names_the_pictures_whose_labels_were_swapped(tmp_path: Path, fold
 
 
 def test_an_older_run_without_them_is_drawn_still(regression_run: automl.Run, tmp_path: Path) -> None:
-    import shutil
 
     from pixelfit.runs import RunFolder
 
-    shutil.copytree(regression_run.folder.path, tmp_path / "old")
+    opened_copy(regression_run.folder.path, tmp_path / "old")
     (tmp_path / "old" / "suspects.json").unlink()
     folder = RunFolder.existing(tmp_path / "old")
     draw(folder)

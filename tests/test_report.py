@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HOSTILE, bars
+from conftest import HOSTILE, bars, opened_copy
 
 from pixelfit import report
 from pixelfit.automl import Run, fit
@@ -77,7 +76,7 @@ def test_nothing_is_fetched_and_only_its_own_scripts_may_run(regression_run: Run
 def test_the_machine_is_told_with_its_instructions_where_the_run_has_them(regression_run: Run, tmp_path: Path) -> None:
     where = environment()
     assert f"({where['instructions']}), {where['cores']} cores" in html(regression_run)
-    older = RunFolder(shutil.copytree(regression_run.folder.path, tmp_path / "older"))
+    older = RunFolder(opened_copy(regression_run.folder.path, tmp_path / "older"))
     described = read_json(older.path / "run.json")
     del described["environment"]["instructions"]
     write_json(older.path / "run.json", described)
@@ -112,7 +111,7 @@ def test_how_sure_the_model_is_stands_in_words_and_tables(regression_run: Run, c
 
 
 def test_a_run_from_before_there_were_intervals_can_be_drawn(regression_run: Run, tmp_path: Path) -> None:
-    folder = RunFolder(Path(shutil.copytree(regression_run.folder.path, tmp_path / "old")))
+    folder = RunFolder(opened_copy(regression_run.folder.path, tmp_path / "old"))
     for name, new in (("scores.json", ("metric", "intervals", "sets", "reliability")), ("facts.json", ("metric",))):
         record = folder.read(name)
         write_json(folder.path / name, {key: value for key, value in record.items() if key not in new})
