@@ -168,6 +168,7 @@ def test_what_cannot_be_asked(regression_run: Run, classification_run: Run, tmp_
         with pytest.raises(DataError, match=message):
             ask()
     numbers.save(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
     file = tmp_path / "predictor.json"
     described = json.loads(file.read_text())
     file.write_text(json.dumps({name: value for name, value in described.items() if name not in ("conformal", "temperature")}))

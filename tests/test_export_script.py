@@ -261,6 +261,7 @@ def test_refuses_what_it_cannot_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", [{"purpose": DISTILLED}, {"share": 0.5}, {"score": None}], ids=str)
 def test_takes_no_trial_that_learned_other_things_or_failed(tmp_path: Path, changed: dict[str, object]) -> None:
     folder, _ = finished(saved(tmp_path, *bars(150)), recipe("linear", "squared"), steps=4, task="regression")
+    (folder.trial_folder(0) / "SHA256SUMS").unlink()
     record = folder.trial_folder(0) / "trial.json"
     record.write_text(json.dumps({**trial_of(folder), **changed}))
     with pytest.raises(RunError, match="no trial that a script could train again"):
@@ -286,6 +287,7 @@ def test_says_what_is_the_matter_with_the_data(tmp_path: Path) -> None:
         assert isinstance(caught.value, PixelfitError)
         assert not (tmp_path / "train.py").exists()
 
+    (folder.trial_folder(0) / "SHA256SUMS").unlink()
     record = folder.trial_folder(0) / "trial.json"
     trial = trial_of(folder)
     record.write_text(json.dumps({**trial, "metrics": {"rmse": 0.5}}))

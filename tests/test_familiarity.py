@@ -13,7 +13,7 @@ from test_models import FRESH, prepared
 
 import pixelfit
 from pixelfit.automl import Run
-from pixelfit.errors import DataError
+from pixelfit.errors import DataError, RunError
 from pixelfit.models.familiarity import Familiarity, statistics_of
 from pixelfit.models.heads import SquaredHead
 from pixelfit.models.model import Model, Preparation
@@ -98,6 +98,9 @@ def test_it_is_saved_and_read_back_and_missed_where_it_is_not(regression_run: Ru
     assert (strange.values == before).all()
     assert (forecast.raw == regression_run.predictor.raw(pictures)).all()
     (tmp_path / "model" / "familiarity.safetensors").unlink()
+    with pytest.raises(RunError, match="damaged or missing"):
+        pixelfit.load(tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()
     without = pixelfit.load(tmp_path / "model")
     assert without.examined(pictures)[1] is None
     with pytest.raises(DataError, match="saved without training pictures"):

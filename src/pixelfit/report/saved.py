@@ -27,7 +27,7 @@ class Saved:
     evidence: Json
     augmentation: Json
     importance: Json
-    search: Json
+    search: Json = None
 
     @property
     def kind(self) -> Kind:
