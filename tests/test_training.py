@@ -266,12 +266,12 @@ def test_the_machine_is_measured_once_and_says_what_pays(monkeypatch: pytest.Mon
     seconds = {torch.float32: 2.0, torch.bfloat16: 1.0}
     monkeypatch.setattr(measuring, "_can_low", lambda device: True)
     monkeypatch.setattr(measuring, "_probe", lambda device: seconds.get)
-    fast = measuring.machine.__wrapped__()
+    fast = measuring._measured.__wrapped__()
     assert (fast.low_precision, fast.speed_up) == (True, 2.0)
     seconds[torch.bfloat16] = 1.9
-    assert not measuring.machine.__wrapped__().low_precision
+    assert not measuring._measured.__wrapped__().low_precision
     monkeypatch.setattr(measuring, "_can_low", lambda device: False)
-    assert not measuring.machine.__wrapped__().low_precision
+    assert not measuring._measured.__wrapped__().low_precision
     assert torch.get_num_threads() == environment.usable_cores()
 
 
