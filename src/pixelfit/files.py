@@ -1,17 +1,29 @@
-"""Writing files so that a kill at any moment leaves either the old content or the new, never half of it."""
+"""Files: written so that a kill at any moment leaves either the old content or the new; read as a stranger's may be."""
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NoReturn
 
 import platformdirs
 
 from pixelfit.types import Json
+
+# What is unpacked may grow by so much; pictures and tables do not. A bomb (such as 42.zip) grows by a thousand and more.
+MOST_GROWTH = 100
+ALWAYS_FINE = 100 << 20  # bytes: small flat drawings may well grow by more
+_MOST_JSON = 256 << 20  # bytes: a run on millions of pictures has less in each of its files
+# With these a spreadsheet takes a cell's text for a formula and computes it (OWASP, "CSV Injection").
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_TEXT_MARK = "'"  # which tells spreadsheets that a text follows
 
 
 @contextmanager
@@ -58,5 +70,70 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file; ValueError as for ``parse_json``, and for one that is too large to be ours."""
+    with open_plain(path) as file:
+        content = file.read(_MOST_JSON + 1)
+    if len(content) > _MOST_JSON:
+        raise ValueError(f"it is larger than {_MOST_JSON >> 20} MiB")
+    return parse_json(content)
+
+
+def parse_json(content: str | bytes) -> Json:
+    """JSON as its standard has it: ValueError also for what is nested too deep, and for numbers that are not finite."""
+    try:
+        return json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {digits}, which is too large a number")
+    return number
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file to read; raises OSError for a pipe or a device, which might never end."""
+    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):  # of a folder ``open`` says so itself
+        raise OSError("it is a pipe or a device, and no plain file")
+    return path.open("rb")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """What is called so in the folder; raises ValueError for a name, or a link, that leads out of it."""
+    file = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or not file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{file} leads out of the folder")
+    return file
+
+
+def write_rows(out: IO[str], rows: Iterable[Iterable[Json]]) -> None:
+    """Write rows of CSV in which no text is taken for a formula by a spreadsheet: such texts get an apostrophe before them."""
+    csv.writer(out, lineterminator="\n").writerows([_as_text(cell) for cell in row] for row in rows)
+
+
+def written_text(cell: str) -> str:
+    """A cell of text as it was before ``write_rows``."""
+    return cell[1:] if _is_marked(cell) else cell
+
+
+def _as_text(cell: Json) -> Json:
+    risky = isinstance(cell, str) and (_is_marked(cell) or (cell.startswith(_FORMULA_STARTS) and not _is_number(cell)))
+    return _TEXT_MARK + cell if risky else cell
+
+
+def _is_marked(cell: str) -> bool:
+    return cell.startswith(_TEXT_MARK) and cell[1:].startswith((_TEXT_MARK, *_FORMULA_STARTS))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
 import gzip
 import hashlib
+import io
 import lzma
 import shutil
 import tarfile
@@ -16,14 +19,11 @@ from typing import IO
 
 from pixelfit.data.tables import is_table
 from pixelfit.errors import DataError
-from pixelfit.files import cache_folder
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, cache_folder, open_plain
 from pixelfit.progress import Progress
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _CHUNK = 1 << 20
-# Pictures hardly shrink in an archive and tables by 20 times at most; a bomb (such as 42.zip) shrinks by a thousand and more.
-MOST_GROWTH = 100
-_ALWAYS_FINE = 100 << 20  # bytes: small archives of flat drawings may well grow by more
 _SHARE_OF_FREE_DISK = 0.5
 MOST_ENTRIES = 2_000_000
 # What the readers raise for archives that are damaged, cut short, encrypted or packed in a way that Python does not know.
@@ -70,11 +70,15 @@ def _innermost(folder: Path) -> Path:
 
 def _unpack(path: Path, folder: Path, progress: Progress) -> None:
     size, free = path.stat().st_size, shutil.disk_usage(folder).free * _SHARE_OF_FREE_DISK
-    most = min(max(size * MOST_GROWTH, _ALWAYS_FINE), free)
+    most = min(max(size * MOST_GROWTH, ALWAYS_FINE), free)
+    too_much = DataError(
+        f"{path} was not unpacked: it would take more than {most / 2**20:,.0f} MiB, which is half of the free disk or "
+        f"{MOST_GROWTH} times its own size; unpack it yourself, and give the folder."
+    )
     written = 0
     try:
-        with path.open("rb") as archive:
-            for number, (name, content) in enumerate(_entries(path, archive)):
+        with open_plain(path) as archive:
+            for number, (name, content) in enumerate(_entries(path, archive, round(most), too_much)):
                 if number >= MOST_ENTRIES:
                     raise DataError(f"{path} holds more than {MOST_ENTRIES:,} files; unpack it yourself, and give the folder.")
                 target = folder / _safe(name, path)
@@ -83,34 +87,74 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
                     while chunk := content.read(_CHUNK):
                         written += len(chunk)
                         if written > most:
-                            raise DataError(
-                                f"{path} was not unpacked: it would take more than {most / 2**20:,.0f} MiB, which is half of the "
-                                f"free disk or {MOST_GROWTH} times its own size; unpack it yourself, and give the folder."
-                            )
+                            raise too_much
                         out.write(chunk)
                 progress.count(f"Unpacking {path.name}", min(archive.tell(), size), size)
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"{path} cannot be unpacked: it holds {Path(str(error.filename)).relative_to(folder)} twice.") from error
     except _BROKEN as error:
         raise DataError(f"{path} cannot be unpacked: {error or 'it is cut short'}.") from error
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, None):
+            raise
+        raise DataError(f"{path} cannot be unpacked: {error.strerror or error}.") from error
 
 
-def _entries(path: Path, archive: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each file in the archive."""
+def _entries(path: Path, archive: IO[bytes], most: int, too_much: DataError) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each file in the archive, of which ``most`` bytes may be decompressed."""
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as members:
             for member in members.infolist():
                 if not (member.is_dir() or _left_by_desktops(member.filename)):
                     yield member.filename, members.open(member)
         return
-    with tarfile.open(fileobj=archive) as tar:
+    with _decompressed(path, archive) as content, tarfile.open(fileobj=_Bounded(content, most, too_much), mode="r:") as tar:
         for entry in tar:
             if entry.isdir() or _left_by_desktops(entry.name):
                 continue
-            content = tar.extractfile(entry) if entry.isfile() else None
-            if content is None:
+            file = tar.extractfile(entry) if entry.isfile() else None
+            if file is None:
                 raise DataError(f"{path} holds {entry.name}, which is no plain file but a link or a device; unpack it yourself.")
-            yield entry.name, content
+            yield entry.name, file
+
+
+def _decompressed(path: Path, archive: IO[bytes]) -> IO[bytes]:
+    """The tar archive as it was before it was compressed, by what it begins with, whatever its name says."""
+    start = archive.read(6)
+    archive.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=archive)  # type: ignore[return-value]
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(archive)
+    return lzma.LZMAFile(archive) if start == b"\xfd7zXZ\0" else archive
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which no more than ``most`` bytes are gone through, and only as many at once as heads of tar archives have."""
+
+    def __init__(self, file: IO[bytes], most: int, too_much: DataError) -> None:
+        self._file, self._most, self._too_much = file, most, too_much
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _CHUNK:  # tarfile reads a long name at once, whatever length its head tells
+            raise tarfile.ReadError(f"an entry's head tells of {size:,} bytes")
+        if self._file.tell() + size > self._most + _CHUNK:
+            raise self._too_much
+        return self._file.read(size)
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        if place > self._most + _CHUNK:
+            raise self._too_much
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
 
 
 def _left_by_desktops(name: str) -> bool:
@@ -127,7 +171,7 @@ def _safe(name: str, archive: Path) -> Path:
 
 def _checksum(path: Path, progress: Progress) -> str:
     size, done, digest = path.stat().st_size, 0, hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             done += len(chunk)

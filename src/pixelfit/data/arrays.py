@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 import zlib
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.lib import format as npy
 
 from pixelfit.data.targets import as_tuples, is_missing, is_number, width_of
 from pixelfit.errors import DataError
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, open_plain
 from pixelfit.types import Array, LeftOut, Part, PictureFile, Table
 
 # What people call pictures and targets in .npz files: Keras' mnist.npz has x_train and y_train, MedMNIST train_images.
@@ -168,17 +171,36 @@ def pictures_of_npz(path: Path) -> Array:
 
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        with zipfile.ZipFile(path) as members:
-            unpacked = sum(member.file_size for member in members.infolist())
-        if unpacked > psutil.virtual_memory().available:
-            raise DataError(f"{path} would take {unpacked / 2**30:,.1f} GiB of memory, more than there is.")
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with open_plain(path) as file:
+            with zipfile.ZipFile(file) as members:
+                _check_sizes(path, members)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                if not isinstance(stored, np.lib.npyio.NpzFile):
+                    raise DataError(f"{path} is an .npy file: pictures and their targets lie in an .npz file together.")
+                return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         reason = "it holds Python objects, which are not loaded" if "allow_pickle" in str(error) else str(error)
         raise DataError(f"{path} cannot be read as an .npz file: {reason}.") from error
+
+
+def _check_sizes(path: Path, members: zipfile.ZipFile) -> None:
+    """Raise DataError, before room is made for any array, if they are not of the sizes that their heads tell, or too large."""
+    unpacked, size = sum(member.file_size for member in members.infolist()), path.stat().st_size
+    if unpacked > psutil.virtual_memory().available:
+        raise DataError(f"{path} would take {unpacked / 2**30:,.1f} GiB of memory, more than there is.")
+    if unpacked > max(MOST_GROWTH * size, ALWAYS_FINE):
+        raise DataError(f"{path} would grow to more than {MOST_GROWTH} times its size: it holds hardly pictures.")
+    for member in members.infolist():
+        with members.open(member) as file:
+            version = npy.read_magic(file)
+            read_head = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read_head(file)
+            told = math.prod(shape) * dtype.itemsize
+            if not dtype.hasobject and told != member.file_size - file.tell():
+                raise DataError(f"{path} is damaged: {member.filename} tells of {told:,} bytes and holds others.")
 
 
 def _pairs(path: Path, contents: Mapping[str, Array]) -> dict[str, tuple[str, str]]:

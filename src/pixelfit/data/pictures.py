@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import logging
+import lzma
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -16,6 +18,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pixelfit.files import open_plain
 from pixelfit.types import Array, Embedded, Floats, PictureFile, PictureSpec
 
 # What tifffile finds odd in a file is told as the reason why the file is left out, and need not appear on the terminal too.
@@ -23,6 +26,11 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 Depth = Literal["byte", "wide", "float"]
 DEPTHS: dict[Depth, str] = {"byte": "8-bit", "wide": "16-bit", "float": "float or 32-bit"}
+# Pillow has readers for some forty more formats: seldom used, seldom tried, and one of them (EPS) runs another program.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+# Bytes that decoding one picture may take: some 130 million pixels in colour, or half as many with transparency.
+_MOST_BYTES = 512 << 20
+_PIXELS_AT_ONCE = 1 << 22  # of a large picture that are changed together
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _FLOAT_MODES = frozenset({"I", "F"})
 _TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -37,7 +45,11 @@ _NUMBERS_AT_ONCE = 1 << 23  # to resize: 64 MiB in double precision
 # large a number above a half that optimisers of graphs, which take nearly equal constants for equal, leave it alone.
 UP_FROM_HALF = 0.5 + 2**-10
 _DRAFT = 2  # JPEG files are decoded to at least so many times the wanted size, and then resized with care
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError, Image.DecompressionBombError)
+# What readers raise for files that are damaged or were made to break them.
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError,
+    RuntimeError, MemoryError, struct.error, zlib.error, lzma.LZMAError, Image.DecompressionBombError,
+)  # fmt: skip
 _UNEXPECTED = "it is of another kind or size than expected"
 _WIDE_STEP = 257  # 255 × 257 = 65535: white stays white between 8 and 16 bits
 
@@ -62,7 +74,7 @@ def read_head(file: PictureFile) -> PictureHead | str:
                 if isinstance(plan, PictureHead):
                     return plan
                 stream.seek(0)
-            with Image.open(stream) as picture:
+            with Image.open(stream, formats=FORMATS) as picture:
                 return _head_of(picture)
     except UNREADABLE as error:
         return _reason(file, error)
@@ -80,7 +92,7 @@ def read_picture(file: PictureFile, spec: PictureSpec, *, expected: PictureHead 
                 if isinstance(plan, PictureHead):
                     return _fitted(_read_tiff(stream), spec) if expected in (None, plan) else _UNEXPECTED
                 stream.seek(0)
-            with Image.open(stream) as picture:
+            with Image.open(stream, formats=FORMATS) as picture:
                 if expected is not None and _head_of(picture) != expected:
                     return _UNEXPECTED
                 return _read_with_pillow(picture, spec)
@@ -89,16 +101,24 @@ def read_picture(file: PictureFile, spec: PictureSpec, *, expected: PictureHead 
 
 
 def resize(arrays: Array, spec: PictureSpec) -> Array:
-    """Resize (N, H, W, C) to the spec's size with antialiasing, in chunks so that memory stays small."""
+    """Resize (N, H, W, C) to the spec's size with antialiasing, in chunks so that memory stays small.
+
+    Bytes stay bytes; other numbers become float32, but where the size is right already.
+    """
     height, width = arrays.shape[1:3]
     if (height, width) == (spec.height, spec.width):
         return arrays
     down, across = resizing(spec.height, height), resizing(spec.width, width)
-    out = np.empty((len(arrays), spec.height, spec.width, arrays.shape[3]), dtype=arrays.dtype)
+    kept = np.dtype(np.uint8 if arrays.dtype == np.uint8 else np.float32)
+    out = np.empty((len(arrays), spec.height, spec.width, arrays.shape[3]), dtype=kept)
     at_once = max(1, _NUMBERS_AT_ONCE // max(1, arrays[0].size))
     for start in range(0, len(arrays), at_once):
-        chunk = arrays[start : start + at_once].astype(np.float64)
-        rows = down @ chunk.reshape(len(chunk), height, -1)
+        chunk = arrays[start : start + at_once]
+        lines = chunk.reshape(len(chunk), height, -1)
+        # Some columns of a large picture at a time, since the products are made in doubles.
+        columns = max(1, _NUMBERS_AT_ONCE // max(1, len(chunk) * height))
+        blocks = [lines[..., left : left + columns] for left in range(0, lines.shape[2], columns)]
+        rows = np.concatenate([down @ block.astype(np.float64) for block in blocks], axis=2)
         resized = across @ rows.reshape(len(chunk), spec.height, width, -1)
         if arrays.dtype == np.uint8:
             resized = np.clip(np.floor(resized + UP_FROM_HALF), 0, 255)
@@ -129,7 +149,7 @@ def _head_of(picture: Image.Image) -> PictureHead:
 
 
 def _opened(file: PictureFile) -> IO[bytes]:
-    return io.BytesIO(file.load()) if isinstance(file, Embedded) else file.open("rb")
+    return io.BytesIO(file.load()) if isinstance(file, Embedded) else open_plain(file)
 
 
 def _lies(picture: Image.Image) -> bool:
@@ -167,6 +187,8 @@ def _has_grey_palette(picture: Image.Image) -> bool:
 def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
     wanted = (spec.height, spec.width) if _lies(picture) else (spec.width, spec.height)
     picture.draft(None, (wanted[0] * _DRAFT, wanted[1] * _DRAFT))  # does nothing but for JPEG files
+    mode = "L" if spec.channels == 1 else "RGB"
+    _refuse_large(picture.width * picture.height, _bytes_a_pixel(picture, mode))
     picture.load()
     # Of small pictures each copy that is not needed counts: they took a quarter of the time of a PNG file of 64 × 64 pixels.
     upright = picture if _orientation(picture) == 1 else ImageOps.exif_transpose(picture)
@@ -174,9 +196,7 @@ def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
         return _fitted(np.asarray(upright)[..., np.newaxis], spec)
     # Transparent pixels have colours that nobody ever saw; on white they look as in a viewer.
     if upright.mode in _TRANSPARENT_MODES or "transparency" in upright.info:
-        layers = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
-    mode = "L" if spec.channels == 1 else "RGB"
+        upright = _on_white(upright, mode)
     upright = upright if upright.mode == mode else upright.convert(mode)
     if spec.scale in ("byte", "unit") and spec.channels in (1, 3):
         if upright.size != (spec.width, spec.height):
@@ -184,6 +204,35 @@ def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
         return np.frombuffer(upright.tobytes(), np.uint8).reshape(spec.height, spec.width, spec.channels)
     array = np.asarray(upright)
     return _fitted(array.reshape(*array.shape[:2], -1), spec)
+
+
+def _on_white(picture: Image.Image, mode: str) -> Image.Image:
+    """The picture without its transparency, some rows at a time, so that large ones take no more memory than others."""
+    width, height = picture.size
+    at_once = max(1, _PIXELS_AT_ONCE // width)
+    if at_once >= height:
+        layers = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+    whole = Image.new(mode, picture.size)
+    for top in range(0, height, at_once):
+        rows = picture.crop((0, top, width, min(height, top + at_once)))
+        rows.info = picture.info  # where the transparent colour of a palette is told
+        whole.paste(_on_white(rows, mode).convert(mode), (0, top))
+    return whole
+
+
+def _bytes_a_pixel(picture: Image.Image, mode: str) -> int:
+    """Of the picture as Pillow keeps it, and of its copy in another mode where one is needed."""
+    size = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+    own = size.get(picture.mode, 4)
+    if _depth(picture.mode) != "byte":  # which becomes an array
+        return 2 * own
+    return own + (size.get(mode, 4) if picture.mode != mode else 0)
+
+
+def _refuse_large(pixels: int, bytes_a_pixel: int) -> None:
+    if pixels * bytes_a_pixel > _MOST_BYTES:
+        raise ValueError(f"its {pixels:,} pixels would take more than {_MOST_BYTES >> 20} MiB: make it smaller")
 
 
 def _fitted(array: Array, spec: PictureSpec) -> Array | str:
@@ -196,17 +245,19 @@ def _fitted(array: Array, spec: PictureSpec) -> Array | str:
     if channels == 1 and spec.channels == 3:
         array = np.repeat(array, 3, axis=2)
     elif channels == 3 and spec.channels == 1:  # the weights of ITU-R 601-2, which Pillow's grey has too
-        array = (array @ np.array([0.299, 0.587, 0.114])).round().astype(array.dtype)[..., np.newaxis]
+        at_once = max(1, _PIXELS_AT_ONCE // array.shape[1])
+        strips = (array[top : top + at_once] @ np.array([0.299, 0.587, 0.114]) for top in range(0, len(array), at_once))
+        array = np.concatenate([strip.round().astype(array.dtype) for strip in strips])[..., np.newaxis]
     elif channels != spec.channels:
         return f"it has {channels} channel(s) among pictures of {spec.channels}"
     if wanted == "byte":
-        pixels = array if depth == "byte" else np.round(array / _WIDE_STEP).astype(np.uint8)
+        pixels = array if depth == "byte" else ((array + np.uint32(_WIDE_STEP // 2)) // _WIDE_STEP).astype(np.uint8)
     else:
-        pixels = array.astype(np.float32) * (_WIDE_STEP if wanted == "wide" and depth == "byte" else 1)
-    if not np.isfinite(pixels).all():
-        return "it has NaN or infinite pixels"
+        pixels = array * np.uint16(_WIDE_STEP) if wanted == "wide" and depth == "byte" else array
     resized: Array = resize(pixels[np.newaxis], spec)[0]
-    return resized
+    if not np.isfinite(resized).all():  # one such pixel makes those around it so
+        return "it has NaN or infinite pixels"
+    return resized if wanted == "byte" else resized.astype(np.float32)
 
 
 def _is_tiff(stream: IO[bytes]) -> bool:
@@ -246,6 +297,9 @@ def _read_tiff(stream: IO[bytes]) -> Array:
     stream.seek(0)
     with tifffile.TiffFile(stream) as tiff:
         series, first = tiff.series[0], tiff.pages.first
+        channels = first.samplesperpixel * dict(zip(series.axes, series.shape, strict=True)).get("C", 1)
+        # Twice: the planes that were read, and the same side by side.
+        _refuse_large(first.imagelength * first.imagewidth, 2 * channels * (first.dtype or np.dtype(np.uint8)).itemsize)
         outer = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
         sizes = [size for _, size in outer]
         planes = []

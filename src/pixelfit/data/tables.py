@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +16,23 @@ import numpy as np
 from pixelfit.data.arrays import part_named, printable_name
 from pixelfit.data.targets import as_tuples, is_missing, number_in
 from pixelfit.errors import DataError, OptionError
-from pixelfit.types import Array, Columns, LeftOut, PictureFile, Table
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, open_plain, parse_json
+from pixelfit.types import Array, Columns, Json, LeftOut, PictureFile, Table
 
 if TYPE_CHECKING:  # half a second to load, which runs without a table need not wait for
     import pandas as pd
+    import pyarrow as pa
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _SPLIT_COLUMN = "split"
 _LOOKED_AT = 100  # rows in which paths are looked for
+_MOST_COLUMNS = 10_000  # pandas took more than a minute for two million
+_BLOCK, _LINE_END = 1 << 20, b"\n"
+_HEAD_LINES = 1_000  # that the header of a CSV file and the row below it may take
+_PARQUET_ROWS = 256  # at once: a long text that all rows share is kept once in the file, and as often as there are rows in memory
+# A table with more cells than this has something in one of twenty of them, or takes a byte of a file for twenty.
+_FEW_CELLS = 10_000_000
+_LEAST_FILLED = _CELLS_A_BYTE = 20
 
 
 @dataclass(frozen=True)
@@ -34,22 +45,88 @@ class _Kind:
 def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+    _check_csv(path, separator)
+    return pd.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False)
+
+
+def _check_csv(path: Path, separator: str) -> None:
+    """Raise ValueError for what pandas would take for something else, or for ever."""
+    with open_plain(path) as file:
+        row = 1
+        while block := file.read(_BLOCK):
+            if (place := block.find(b"\0")) >= 0:
+                raise ValueError(f"line {row + block.count(_LINE_END, 0, place)} holds a zero byte, as no text in UTF-8 does")
+            row += block.count(_LINE_END)
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(islice(iter(lambda: text.readline(_BLOCK), ""), _HEAD_LINES), delimiter=separator)
+        header, first = next(rows, []), next(rows, [])
+    if len(header) > _MOST_COLUMNS:
+        raise ValueError(f"it has {len(header):,} columns, more than the {_MOST_COLUMNS:,} that are read")
+    if len(first) > len(header):  # pandas would take the first ones for names of the rows
+        raise ValueError(f"the row below the header has {len(first):,} cells, and the header {len(header):,}")
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_json(path, lines=True, dtype=False)
+    return pd.DataFrame(list(_json_rows(path)))
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Json]]:
+    """The objects in a file, one a line; raises ValueError naming the line that holds none, or where columns become too many."""
+    names: set[str] = set()
+    rows = filled = 0
+    with open_plain(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no object with values by column")
+            names.update(row)
+            rows, filled = rows + 1, filled + len(row)
+            if len(names) > _MOST_COLUMNS:
+                raise ValueError(f"it has more than the {_MOST_COLUMNS:,} columns that are read, up to line {number}")
+            _check_cells(rows, len(names), most=_LEAST_FILLED * filled)
+            yield row
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    batches = list(_parquet_batches(path, None, _PARQUET_ROWS))
+    import pyarrow as pa
+
+    return pa.Table.from_batches(batches).to_pandas() if batches else _empty()
+
+
+def _empty() -> pd.DataFrame:
     import pandas as pd
 
+    return pd.DataFrame()
+
+
+def _parquet_batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
     try:
-        return pd.read_parquet(path)
+        from pyarrow import parquet
     except ImportError as error:
         raise _needs_pyarrow(path) from error
+    size, read = path.stat().st_size, 0
+    with open_plain(path) as opened:
+        file = parquet.ParquetFile(opened)
+        _check_cells(file.metadata.num_rows, file.metadata.num_columns, most=_CELLS_A_BYTE * size)
+        for batch in file.iter_batches(rows, columns=columns):
+            read += batch.nbytes
+            if read > max(ALWAYS_FINE, MOST_GROWTH * size):
+                raise ValueError(f"it grows to more than {MOST_GROWTH} times its size")
+            yield batch
+
+
+def _check_cells(rows: int, columns: int, *, most: int) -> None:
+    """Raise ValueError for a table of which nearly all would be empty, or made up."""
+    if rows * columns > max(_FEW_CELLS, most):
+        raise ValueError(f"it has {rows:,} rows and {columns:,} columns, and hardly anything in them")
 
 
 def _needs_pyarrow(path: Path) -> DataError:
@@ -59,23 +136,21 @@ def _needs_pyarrow(path: Path) -> DataError:
 def _csv_pieces(path: Path, column: str | None, rows: int, separator: str = ",") -> Iterator[pd.DataFrame]:
     import pandas as pd
 
+    _check_csv(path, separator)
     columns = None if column is None else [column]
-    yield from pd.read_csv(path, sep=separator, encoding="utf-8-sig", chunksize=rows, usecols=columns)
+    yield from pd.read_csv(path, sep=separator, encoding="utf-8-sig", chunksize=rows, usecols=columns, index_col=False)
 
 
 def _json_pieces(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
-    yield from pd.read_json(path, lines=True, dtype=False, chunksize=rows)
+    found = _json_rows(path)
+    while piece := list(islice(found, rows)):
+        yield pd.DataFrame(piece, columns=None if column is None else [column])
 
 
 def _parquet_pieces(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise _needs_pyarrow(path) from error
-    columns = None if column is None else [column]
-    for batch in parquet.ParquetFile(path).iter_batches(rows, columns=columns):
+    for batch in _parquet_batches(path, None if column is None else [column], rows):
         yield batch.to_pandas()
 
 
@@ -85,6 +160,10 @@ KINDS: Mapping[str, _Kind] = {
     ".parquet": _Kind("a Parquet file", _read_parquet, _parquet_pieces),
     ".jsonl": _Kind("a JSON Lines file", _read_json_lines, _json_pieces),
 }
+
+
+# What readers raise for files that are damaged; pandas' and Arrow's own errors are ValueErrors and OSErrors.
+_BROKEN = (OSError, ValueError, LookupError, ArithmeticError, TypeError, NotImplementedError, MemoryError, csv.Error)
 
 
 def is_table(path: Path) -> bool:
@@ -102,10 +181,8 @@ def from_table_file(path: Path, columns: Columns) -> Table:
     kind = KINDS[path.suffix.lower()]
     try:
         frame = kind.read(path)
-    except (OSError, ValueError, csv.Error) as error:  # pandas' own are ValueErrors
-        if isinstance(error, (DataError, PermissionError)):
-            raise
-        raise DataError(f"{path} cannot be read as {kind.title}: {error}.") from error
+    except _BROKEN as error:
+        raise _told(error, path, kind) from error
     return from_frame(frame, columns, name=path.stem, told_as=str(path), folder=path.parent)
 
 
@@ -146,10 +223,15 @@ def _frames(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]
     kind = KINDS[path.suffix.lower()]
     try:
         yield from kind.pieces(path, column, rows)
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, (DataError, PermissionError)):
-            raise
-        raise DataError(f"{path} cannot be read as {kind.title}: {error}.") from error
+    except _BROKEN as error:
+        raise _told(error, path, kind) from error
+
+
+def _told(error: Exception, path: Path, kind: _Kind) -> Exception:
+    if isinstance(error, (DataError, PermissionError)):
+        return error
+    said = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    return DataError(f"{path} cannot be read as {kind.title}: {said}.")
 
 
 def from_frame(frame: pd.DataFrame, columns: Columns, *, name: str, told_as: str, folder: Path) -> Table:
@@ -170,7 +252,7 @@ def check_columns(frame: pd.DataFrame, columns: Columns, *, told_as: str, folder
     if frame.empty:
         raise DataError(f"{told_as} has no rows below its header.")
     names = list(frame.columns)
-    twice = next((column for place, column in enumerate(names) if column in names[:place]), None)
+    twice = next((column for column, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{told_as} has two columns named {twice!r}.")
     for option, chosen in columns.named():
