@@ -20,7 +20,7 @@ from pixelfit.data.store import to_spec
 from pixelfit.data.streams import Item, Stream, in_chunks
 from pixelfit.environment import usable_cores
 from pixelfit.errors import DataError, OptionError
-from pixelfit.files import read_json, write_json
+from pixelfit.files import read_json, read_rows, write_json, write_rows, written_text
 from pixelfit.progress import Progress
 from pixelfit.types import Array, Forecast, Json, PictureSpec, Strangeness
 from pixelfit.words import single_precision
@@ -241,12 +241,11 @@ def _read(picture: object, spec: PictureSpec) -> Array | str:
 
 def _write(rows: Rows, out: IO[str], progress: Progress, total: int | None, totals: Totals) -> Totals:
     """Write rows below those that ``totals`` counts."""
-    table = csv.writer(out, lineterminator="\n")
     for chunk in rows:
         if totals.rows == 0:
-            table.writerow(chunk[0])
+            write_rows(out, [chunk[0]])
+        write_rows(out, (row.values() for row in chunk))
         for row in chunk:
-            table.writerow(row.values())
             totals = totals.with_row(row)
         out.flush()
         progress.count(_TITLE, totals.rows, 0 if total is None else max(total, totals.rows))
@@ -266,7 +265,9 @@ def _resumed(part: Path, described: Path, task: Task, items: Iterator[Item]) -> 
     _drop_half_a_line(part)
     totals = Totals()
     with part.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+        rows = read_rows(file)
+        header = next(rows, [])
+        for row in (dict(zip(header, cells, strict=True)) for cells in rows):
             item = next(items, None)
             if item is None or item.name != row[NAME]:
                 there = "nothing" if item is None else item.name
@@ -306,7 +307,12 @@ def _to_parquet(part: Path, out: Path, examiner: Examiner) -> None:
     beside = out.with_name(f"{out.name}.part.parquet")
     with arrow_csv.open_csv(part, convert_options=options) as batches, parquet.ParquetWriter(beside, batches.schema) as writer:
         for batch in batches:
-            writer.write_batch(batch)
+            columns = [
+                pa.array([text and written_text(text) for text in column.to_pylist()], pa.string())
+                if types.get(name) == pa.string() else column
+                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            ]  # fmt: skip
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema))
     beside.replace(out)
 
 

@@ -117,6 +117,12 @@ def write_rows(out: IO[str], rows: Iterable[Iterable[Json]]) -> None:
     csv.writer(out, lineterminator="\n").writerows([_as_text(cell) for cell in row] for row in rows)
 
 
+def read_rows(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Rows of CSV as they were before ``write_rows``."""
+    for row in csv.reader(lines):
+        yield [written_text(cell) for cell in row]
+
+
 def written_text(cell: str) -> str:
     """A cell of text as it was before ``write_rows``."""
     return cell[1:] if _is_marked(cell) else cell

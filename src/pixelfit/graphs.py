@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixelfit.errors import OptionError, RunError
+from pixelfit.files import parse_json
 from pixelfit.types import Json
 
 if TYPE_CHECKING:
@@ -42,4 +42,7 @@ def description_of(session: onnxruntime.InferenceSession, file: Path) -> Json:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
         raise RunError(f"{file} was not exported by pixelfit.")
-    return json.loads(text)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise RunError(f"{file} was not exported by pixelfit: {error}.") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from pixelfit.data.sources import Source
 from pixelfit.data.store import decode_files, to_spec
 from pixelfit.data.streams import stream_of
 from pixelfit.errors import DataError, RunError
-from pixelfit.files import read_json, write_json, written_beside
+from pixelfit.files import inside, read_json, write_json, written_beside
+from pixelfit.models.checked import checked
 from pixelfit.models.familiarity import Familiarity, statistics_of
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress, Silent
-from pixelfit.sealed import SUMS, damaged, seal
+from pixelfit.sealed import SUMS, damaged, refuse_foreign, seal
 from pixelfit.types import Array, Columns, Forecast, Json, Kind, Label, PictureSpec, Strangeness, Task, Yardstick, kind_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,28 @@ class Member:
     model: Model
     trial: int
     weight: float
+
+
+@dataclass(frozen=True)
+class _ToldMember:
+    """What ``predictor.json`` says of a member."""
+
+    folder: str
+    trial: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What ``predictor.json`` says, but for the format and the intervals."""
+
+    task: Task
+    classes: tuple[Label, ...] | None
+    target_name: str
+    members: tuple[_ToldMember, ...]
+    temperature: float = 1.0
+    target_names: tuple[str, ...] = ()
+    yardstick: Yardstick | None = None
 
 
 @dataclass(frozen=True)
@@ -344,32 +367,45 @@ class Predictor:
         file = place / "predictor.json"
         if not file.is_file():
             raise RunError(f"{folder} holds no finished model (there is no {file.name} in it).")
+        refuse_foreign(place)
         for lost in damaged(place):
             raise RunError(f"{lost} is damaged or missing: it is not what its checksum in {place / SUMS} says.")
         try:
             described = read_json(file)
             if described["format"] != FORMAT:
                 raise RunError(f"{file} is of format {described['format']}; this pixelfit reads format {FORMAT}.")
+            told = checked(_Told, {name: value for name, value in described.items() if name in _Told.__dataclass_fields__})
+            if len({member.folder for member in told.members}) < len(told.members):
+                raise ValueError("it names a member twice")
             members = tuple(
-                Member(Model.load(place / Path(member["folder"]).name), int(member["trial"]), float(member["weight"]))
-                for member in described["members"]
+                Member(Model.load(inside(place, member.folder)), member.trial, member.weight) for member in told.members
             )
-            classes = described["classes"]
-            if not members or described["task"] not in get_args(Task):
+            if not members or any(member.model.spec != members[0].model.spec for member in members):
                 raise RunError(f"{file} describes no model.")
-            return Predictor(
-                described["task"],
-                tuple(classes) if classes is not None else None,
-                described["target_name"],
+            predictor = Predictor(
+                told.task,
+                told.classes,
+                told.target_name,
                 members,
-                float(described.get("temperature", 1.0)),
+                told.temperature,
                 _load_conformal(described.get("conformal"), place),
-                tuple(described.get("target_names", ())),
+                told.target_names,
                 Familiarity.load(place),
-                _load_yardstick(described.get("yardstick")),
+                told.yardstick,
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise RunError(f"{file} cannot be read: {error}.") from error
+            predictor.check_widths()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            raise RunError(f"{file} cannot be read: {str(error).rstrip('.')}.") from error
+        return predictor
+
+    def check_widths(self) -> None:
+        """Raise ValueError if what members predict is not of the width that the targets have."""
+        targets = len(self.classes or ()) if self.task != "regression" else len(self.target_names) or 1
+        for member in self.members:
+            empty = torch.zeros(1, member.model.head.outputs)
+            width = member.model.head.predict(empty).shape[1:].numel()
+            if width != targets:
+                raise ValueError(f"its members predict {width:,} numbers a picture, where it has {targets:,}")
 
 
 def _save_conformal(conformal: Conformal | None, folder: Path) -> Json:
@@ -387,16 +423,12 @@ def _save_conformal(conformal: Conformal | None, folder: Path) -> Json:
     return {"kind": "intervals", "floor": conformal.floor, "scaled": conformal.scaled}
 
 
-def _load_yardstick(described: Json) -> Yardstick | None:
-    if described is None:
-        return None
-    return Yardstick(**{**described, "target_scales": tuple(described["target_scales"])})
-
-
 def _load_conformal(described: Json, folder: Path) -> Conformal | None:
     if described is None:
         return None
-    scores = load_file(folder / _SCORES_FILE)["scores"]
+    scores = load_file(inside(folder, _SCORES_FILE))["scores"]
+    if scores.dtype.kind != "f" or scores.ndim != (2 if described["kind"] == "several intervals" else 1):
+        raise ValueError(f"{_SCORES_FILE} holds no scores")
     if described["kind"] == "sets":
         return Sets(scores)
     if described["kind"] == "several intervals":

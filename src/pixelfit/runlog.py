@@ -66,7 +66,7 @@ def read_lines(file: Path) -> list[dict[str, Json]]:
     for line in file.read_bytes().splitlines():
         try:
             read = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         found += [read] if isinstance(read, dict) else []
     return found

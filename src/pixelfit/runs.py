@@ -7,8 +7,6 @@ import io
 import itertools
 import math
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,11 +19,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pixelfit.data.arrays import read_npz
 from pixelfit.data.targets import shown_targets
-from pixelfit.errors import RunError
-from pixelfit.files import read_json, write_json, write_text, written_beside
+from pixelfit.errors import DataError, RunError
+from pixelfit.files import read_json, read_rows, write_json, write_rows, write_text, written_beside
 from pixelfit.runlog import read_lines
-from pixelfit.sealed import SUMS, damaged, is_sealed, refuse_damaged, seal
+from pixelfit.sealed import SUMS, damaged, is_sealed, refuse_damaged, refuse_foreign, seal
 from pixelfit.types import Array, Examples, Facts, Forecast, Json, Picture, PictureSpec, Scores, Trial
 from pixelfit.words import value_words
 
@@ -163,6 +162,7 @@ class RunFolder:
         """A folder that holds a run; raises RunError if it does not."""
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is no run folder (there is no run.json in it).")
+        refuse_foreign(path)
         return RunFolder(path)
 
     def has_begun(self) -> bool:
@@ -274,24 +274,33 @@ class RunFolder:
         ranked = rank(trials)
         names = sorted({name for trial in trials for name in trial.metrics})
         out = io.StringIO()
-        table = csv.DictWriter(out, [*LEADERBOARD_COLUMNS, *(f"val_{name}" for name in names)], lineterminator="\n")
-        table.writeheader()
+        columns = [*LEADERBOARD_COLUMNS, *(f"val_{name}" for name in names)]
+        rows: list[Sequence[Json]] = [columns]
         for place, trial in enumerate(ranked, start=1):
             row = {name: getattr(trial, name) for name in LEADERBOARD_COLUMNS if hasattr(trial, name)}
             row |= {"rank": place, "trial": trial.number, "head": trial.recipe["head"], "ranked_by": ranked_by}
             row |= {"score": trial.metrics.get(ranked_by)}  # as people know it, not as the cost that is minimised
             row |= {"weight": round(weights.get(trial.number, 0.0), 6), "seconds": round(trial.seconds, 2)}
             row |= {f"val_{name}": value for name, value in trial.metrics.items()}
-            table.writerow(row)
+            rows.append([row.get(column, "") for column in columns])
+        write_rows(out, rows)
         write_text(self.path / "leaderboard.csv", out.getvalue())
 
     def write_predictions(self, name: str, columns: Sequence[tuple[str, Sequence[Json]]]) -> None:
         """``predictions/NAME.csv``: a row a picture, given as columns with their headers."""
         out = io.StringIO()
-        table = csv.writer(out, lineterminator="\n")
-        table.writerow([header for header, _ in columns])
-        table.writerows(zip(*(values for _, values in columns), strict=True))
+        write_rows(out, [[header for header, _ in columns], *zip(*(values for _, values in columns), strict=True)])
         write_text(self.path / "predictions" / f"{name}.csv", out.getvalue())
+
+    def read_predictions(self, name: str) -> tuple[list[str], list[list[str]]]:
+        """The header and the rows of ``predictions/NAME.csv``; raises RunError if it holds no table."""
+        file = self.path / "predictions" / f"{name}.csv"
+        try:
+            with file.open(encoding="utf-8", newline="") as opened:
+                header, *rows = read_rows(opened)
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError(f"{file} is missing or damaged: {error}.") from error
+        return header, rows
 
     def write_pictures(self, pictures: Sequence[Picture], spec: PictureSpec) -> None:
         """``pictures/``: what the report shows, with a list of what is known of each.
@@ -497,10 +506,9 @@ def _write_forecast(file: Path, forecast: Forecast) -> None:
 def _read_forecast(file: Path) -> Forecast:
     """Raises RunError if there is no such file, or it is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return Forecast(**arrays)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise RunError(f"{file} is missing or damaged: {error}.") from error
+        return Forecast(**read_npz(file))
+    except (DataError, TypeError) as error:
+        raise RunError(f"{file} is missing or damaged: {str(error).rstrip('.')}.") from error
 
 
 def rank(trials: Sequence[Trial]) -> list[Trial]:

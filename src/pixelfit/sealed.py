@@ -6,6 +6,7 @@ They lie in ``SHA256SUMS``, in the form that ``sha256sum --check`` reads.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def refuse_damaged(file: Path) -> None:
             digest = sums(folder).get(file.absolute().relative_to(folder).as_posix())
             if digest is not None and not _is(file, digest):
                 raise RunError(f"{file} is damaged: it is not what its checksum in {folder / SUMS} says.")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise RunError if anything in the folder is a link that leads out of it, or a pipe or a device: it may be a stranger's."""
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            entry = Path(place, name)
+            if entry.is_symlink() and not entry.resolve().is_relative_to(home):
+                raise RunError(f"{entry} is a link that leads out of {folder}: put there what it leads to, or remove it.")
+            if entry.exists() and not (entry.is_file() or entry.is_dir()):
+                raise RunError(f"{entry} is a pipe or a device: remove it.")
 
 
 def sums(folder: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -85,8 +84,7 @@ def _signed(metric: str, value: float) -> str:
 
 
 def _tested(run: Saved) -> _Tested:
-    with (run.folder.path / "predictions" / "test.csv").open(encoding="utf-8", newline="") as file:
-        header, *lines = csv.reader(file)
+    header, lines = run.folder.read_predictions("test")
     given = [
         place for place, name in enumerate(header) if name in ("picture", "target", *(f"target_{each}" for each in run.targets))
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import pixelfit.report
 from pixelfit.compare import Comparison
 from pixelfit.errors import OptionError
-from pixelfit.files import write_text
+from pixelfit.files import write_rows, write_text
 
 _STYLE = Path(pixelfit.report.__file__).parent / "style.css"
 
@@ -42,9 +41,7 @@ def _html(comparison: Comparison) -> str:
 
 def _csv(comparison: Comparison) -> str:
     out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["", *comparison.runs])
-    table.writerows([name, *values] for name, values in comparison.rows)
+    write_rows(out, [["", *comparison.runs], *([name, *values] for name, values in comparison.rows)])
     return out.getvalue()
 
 

@@ -121,7 +121,7 @@ def from_npz(path: Path) -> Table:
     Raises:
         DataError: the file is damaged, holds Python objects, or its arrays cannot be told apart by their names.
     """
-    contents = _read_npz(path)
+    contents = read_npz(path)
     pairs = _pairs(path, contents)
     tables = {}
     for part, (pictures, targets) in pairs.items():
@@ -157,7 +157,7 @@ def pictures_of_npz(path: Path) -> Array:
     Raises:
         DataError: the file is damaged, or its pictures cannot be told by their names.
     """
-    contents = _read_npz(path)
+    contents = read_npz(path)
     names = [name for name in contents if _kind_and_part(name)[0] == "pictures"]
     if not names and len(contents) == 1:
         names = list(contents)
@@ -169,7 +169,8 @@ def pictures_of_npz(path: Path) -> Array:
         raise DataError(f"{', '.join(names)} of {path} cannot be used: {error}") from error
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def read_npz(path: Path) -> dict[str, Array]:
+    """All arrays of an ``.npz`` file by name; raises DataError if it is damaged, holds Python objects or is too large."""
     try:
         with open_plain(path) as file:
             with zipfile.ZipFile(file) as members:

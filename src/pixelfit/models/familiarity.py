@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from pixelfit.files import written_beside
+from pixelfit.files import inside, written_beside
 from pixelfit.models.model import Model
 from pixelfit.models.parts import parts_of
 from pixelfit.types import Array, Examples, Floats
@@ -89,8 +89,13 @@ class Familiarity:
         """What was saved in the folder; None of a model that knows of no pictures."""
         if not (folder / _FILE).is_file():
             return None
-        arrays = load_file(folder / _FILE)
-        return Familiarity(**{field.name: arrays[field.name].astype(np.float64) for field in fields(Familiarity)})
+        arrays = load_file(inside(folder, _FILE))
+        found = Familiarity(**{field.name: arrays[field.name].astype(np.float64) for field in fields(Familiarity)})
+        (wide, count), known = found.directions.shape, len(found.points)
+        shapes = ((wide,), (wide, count), (known, count), (known, 4), (4,), (2,))
+        if known < 1 or tuple(values.shape for values in vars(found).values()) != shapes:
+            raise ValueError(f"{_FILE} has arrays of shapes that do not belong together")
+        return found
 
 
 def statistics_of(prepared: torch.Tensor) -> torch.Tensor:

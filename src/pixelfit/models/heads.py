@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from pixelfit.errors import DataError
+from pixelfit.models.checked import checked
 from pixelfit.models.several import HistogramHeads, HuberHeads, LabelsHead, Outputs, SquaredHeads
 from pixelfit.types import Array, Json, Metric, Task
 
@@ -372,14 +373,13 @@ def head_to_json(head: Head) -> Json:
 
 
 def head_from_json(value: Json) -> Head:
-    """A head from its JSON; raises DataError for an unknown kind."""
+    """A head from its JSON; raises DataError for an unknown kind, and ValueError for what is none of that kind."""
     if value.get("name") not in _KINDS:
         raise DataError(f"This model has a head of the unknown kind {value.get('name')!r}.")
     kind = _KINDS[value["name"]]
     if kind is HistogramHeads:
-        return HistogramHeads(tuple(HistogramHead(**part) for part in value["parts"]))
-    fields: Json = {name: tuple(each) if isinstance(each, list) else each for name, each in value.items()}
-    return kind(**fields)
+        return HistogramHeads(tuple(checked(HistogramHead, part) for part in value["parts"]))
+    return checked(kind, value)
 
 
 def _log_frequencies(encoded: torch.Tensor, outputs: int) -> torch.Tensor:

@@ -11,15 +11,17 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from pixelfit.errors import RunError
-from pixelfit.files import read_json, write_json, written_beside
+from pixelfit.errors import DataError, RunError
+from pixelfit.files import inside, read_json, write_json, written_beside
 from pixelfit.models import FAMILIES
+from pixelfit.models.checked import checked
 from pixelfit.models.heads import Head, head_from_json, head_to_json
 from pixelfit.models.parts import parts_of
+from pixelfit.models.stored import check_architecture, check_form, read_weights
 from pixelfit.models.views import VIEWS, views
 from pixelfit.types import Array, Examples, Forecast, Json, PictureSpec
 
@@ -162,27 +164,30 @@ class Model:
     def load(folder: Path) -> Model:
         """Read a saved model; raises RunError if something is missing, cut short or from another version."""
         try:
-            described = read_json(folder / "model.json")
+            described = read_json(inside(folder, "model.json"))
             if described.get("format") != FORMAT:
                 raise RunError(
                     f"{folder / 'model.json'} is of format {described.get('format')}; this pixelfit reads format {FORMAT}."
                 )
             if described["family"] not in FAMILIES:
                 raise RunError(f"{folder / 'model.json'} names the unknown model family {described['family']!r}.")
-            model = Model.new(
-                described["family"],
-                described["architecture"],
-                PictureSpec(**described["spec"]),
-                Preparation(**{name: values and tuple(values) for name, values in described["preparation"].items()}),
-                head_from_json(described["head"]),
-                float(described["temperature"]),
-                described.get("views", "single"),
-            )
-            if model.views not in VIEWS:
-                raise RunError(f"{folder / 'model.json'} names the unknown views {model.views!r}.")
-            model.module.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise RunError(f"The model in {folder} cannot be loaded: {error}.") from error
+            family, architecture = FAMILIES[described["family"]], described["architecture"]
+            spec, preparation = checked(PictureSpec, described["spec"]), checked(Preparation, described["preparation"])
+            head, view_kind = head_from_json(described["head"]), described.get("views", "single")
+            if view_kind not in VIEWS:
+                raise RunError(f"{folder / 'model.json'} names the unknown views {view_kind!r}.")
+            check_form(spec, preparation.size)
+            if not len(preparation.mean) == len(preparation.std) == spec.channels or 0 in preparation.std:
+                raise ValueError("its preparation is not for its pictures")
+            check_architecture(family, architecture, head.outputs)
+            with torch.device("meta"):  # shapes without the room for them
+                like = family.build(preparation.seen(spec), head.outputs, architecture)
+            weights = read_weights(inside(folder, "model.safetensors"), like)
+            temperature = float(described["temperature"])
+            model = Model.new(described["family"], architecture, spec, preparation, head, temperature, view_kind)
+            model.module.load_state_dict(weights)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, DataError) as error:
+            raise RunError(f"The model in {folder} cannot be loaded: {str(error).rstrip('.')}.") from error
         _channels_last(model.module).eval()
         return model
 

@@ -120,6 +120,10 @@ def timm_model(backbone: str, *, with_classifier: bool) -> nn.Module:
         raise DataError(
             f"The backbone {backbone} needs timm, which cannot be imported ({_line(error)}): pip install 'pixelfit[pretrained]'."
         ) from error
+    if not timm.is_model(
+        backbone
+    ):  # timm would fetch hf-hub:NAME from there, and read local-dir:PATH, for a stranger's model too
+        raise DataError(f"timm has no model {backbone!r}.")
     try:
         model: nn.Module = timm.create_model(backbone, pretrained=False, num_classes=None if with_classifier else 0)
     except RuntimeError as error:

@@ -44,6 +44,7 @@ class Trees(nn.Module):
     value: torch.Tensor
     roots: torch.Tensor
     depth: torch.Tensor
+    lengths_from_file = True
     link: torch.Tensor | None
 
     def __init__(self, outputs: int) -> None:
@@ -56,7 +57,8 @@ class Trees(nn.Module):
         self.register_buffer("roots", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("depth", torch.zeros((), dtype=torch.int64))
         self.register_buffer("link", None)  # a place in _LINKS; None where one value or the shares of classes are predicted
-        self._take_note()
+        self._rounds = 0  # set with the nodes
+        self._linked: int | None = None
 
     def answers(self, features: torch.Tensor) -> torch.Tensor:
         """(N, features) to (N, outputs): the mean over trees, or the logarithms of such probabilities or of their odds."""
@@ -87,7 +89,20 @@ class Trees(nn.Module):
             {name: torch.empty_like(state_dict[prefix + name]) for name in self._buffers if prefix + name in state_dict}
         )
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._check_nodes()
         self._take_note()
+
+    def _check_nodes(self) -> None:
+        """Raise ValueError for arrays that are no trees: a file may be a stranger's, and would be walked through for ever."""
+        nodes = len(self.feature)
+        arrays = (self.threshold, self.left, self.right, self.value)
+        places = torch.cat([self.left, self.right, self.roots])
+        if any(len(each) != nodes for each in arrays) or self.value.shape[1:] != (self.outputs,):
+            raise ValueError("its trees' arrays are of different lengths")
+        if not 0 <= int(self.depth) <= _MOST_LEAVES or int(places.min()) < 0 or int(places.max()) >= nodes:
+            raise ValueError("its trees lead nowhere")
+        if self.link is not None and not 0 <= int(self.link) < len(_LINKS):
+            raise ValueError(f"its trees have an unknown link {int(self.link)}")
 
 
 class Forest(Trees):

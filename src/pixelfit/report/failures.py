@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,13 +43,14 @@ def cells(folder: RunFolder, scores: Json, tiles: Tiles | None) -> Json:
         return None
     places = {str(label): place for place, label in enumerate(scores["classes"])}
     found: dict[str, list[Sequence[Json]]] = {}
-    with (folder.path / "predictions" / "test.csv").open(encoding="utf-8", newline="") as file:
-        for row, line in enumerate(csv.DictReader(file)):
-            if row not in tiles.place:
-                continue
-            cell = found.setdefault(f"{places[line['target']]}-{places[line['prediction']]}", [])
-            if len(cell) < _MOST_IN_CELL:
-                cell.append((*tiles.offset(row), line["picture"]))
+    header, lines = folder.read_predictions("test")
+    picture, target, prediction = (header.index(name) for name in ("picture", "target", "prediction"))
+    for row, line in enumerate(lines):
+        if row not in tiles.place:
+            continue
+        cell = found.setdefault(f"{places[line[target]]}-{places[line[prediction]]}", [])
+        if len(cell) < _MOST_IN_CELL:
+            cell.append((*tiles.offset(row), line[picture]))
     return {
         "width": tiles.width,
         "height": tiles.height,

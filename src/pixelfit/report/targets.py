@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -228,8 +227,7 @@ def _with_test(spread: Json, test: Sequence[int]) -> dict[str, Sequence[int]]:
 
 def _test_columns(folder: RunFolder) -> tuple[list[str], list[list[str]]]:
     """The header and the columns of the test set's predictions."""
-    with (folder.path / "predictions" / "test.csv").open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+    header, rows = folder.read_predictions("test")
     return header, [list(column) for column in zip(*rows, strict=True)]
 
 

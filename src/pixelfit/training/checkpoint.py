@@ -187,7 +187,7 @@ class Checkpoint:
             with safe_open(self.file, framework="pt") as opened:
                 record = json.loads((opened.metadata() or {}).get("training", "null"))
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError, ValueError):
+        except (OSError, SafetensorError, ValueError, RecursionError):
             return None
         if not isinstance(record, dict) or record.get("format") != _FORMAT or record.get("sums") != _sums(tensors):
             return None
