@@ -9,6 +9,7 @@ import hashlib
 import io
 import lzma
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -29,7 +30,7 @@ MOST_ENTRIES = 2_000_000
 # What the readers raise for archives that are damaged, cut short, encrypted or packed in a way that Python does not know.
 _BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, RuntimeError,
-    NotImplementedError,
+    NotImplementedError, ValueError, LookupError, ArithmeticError, struct.error, MemoryError,
 )  # fmt: skip
 
 
@@ -90,6 +91,8 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
                             raise too_much
                         out.write(chunk)
                 progress.count(f"Unpacking {path.name}", min(archive.tell(), size), size)
+    except DataError:
+        raise
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"{path} cannot be unpacked: it holds {Path(str(error.filename)).relative_to(folder)} twice.") from error
     except _BROKEN as error:
@@ -105,7 +108,7 @@ def _entries(path: Path, archive: IO[bytes], most: int, too_much: DataError) -> 
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as members:
             for member in members.infolist():
-                if not (member.is_dir() or _left_by_desktops(member.filename)):
+                if not (member.filename.endswith("/") or _left_by_desktops(member.filename)):
                     yield member.filename, members.open(member)
         return
     with _decompressed(path, archive) as content, tarfile.open(fileobj=_Bounded(content, most, too_much), mode="r:") as tar:

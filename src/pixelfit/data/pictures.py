@@ -13,7 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -30,6 +30,8 @@ DEPTHS: dict[Depth, str] = {"byte": "8-bit", "wide": "16-bit", "float": "float o
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
 # Bytes that decoding one picture may take: some 130 million pixels in colour, or half as many with transparency.
 _MOST_BYTES = 512 << 20
+# Bytes of a TIFF file that are read: so many times its own, and so many at least. A small reading counts as the third.
+_READ_AGAIN, _READ_FEW, _READ_LEAST = 8, 16 << 20, 512
 _PIXELS_AT_ONCE = 1 << 22  # of a large picture that are changed together
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _FLOAT_MODES = frozenset({"I", "F"})
@@ -260,6 +262,44 @@ def _fitted(array: Array, spec: PictureSpec) -> Array | str:
     return resized if wanted == "byte" else resized.astype(np.float32)
 
 
+class _Metered(io.RawIOBase):
+    """A file that is read a few times over at most.
+
+    Directories of a TIFF file may lie over each other, or tags tell of the whole file as their value: 8 KiB of such a file kept
+    tifffile busy for minutes.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._left = _READ_FEW + _READ_AGAIN * stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._stream.read(size)
+        self._left -= len(found) + _READ_LEAST
+        if self._left < 0:
+            raise ValueError("it tells of more directories and tags than it can hold")
+        return found
+
+    def readinto(self, into: bytearray | memoryview) -> int:  # type: ignore[override]
+        view = memoryview(into).cast("B")
+        found = self.read(len(view))
+        view[: len(found)] = found
+        return len(found)
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        return self._stream.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
 def _is_tiff(stream: IO[bytes]) -> bool:
     start = stream.read(4)
     stream.seek(0)
@@ -271,7 +311,7 @@ def _tiff_plan(stream: IO[bytes]) -> PictureHead | None:
     import tifffile
 
     try:
-        with tifffile.TiffFile(stream) as tiff:
+        with tifffile.TiffFile(cast(IO[bytes], _Metered(stream))) as tiff:
             series, page = tiff.series[0], tiff.pages.first
             samples, dtype = page.samplesperpixel, page.dtype
             if dtype is None:
@@ -295,7 +335,7 @@ def _read_tiff(stream: IO[bytes]) -> Array:
     import tifffile
 
     stream.seek(0)
-    with tifffile.TiffFile(stream) as tiff:
+    with tifffile.TiffFile(cast(IO[bytes], _Metered(stream))) as tiff:
         series, first = tiff.series[0], tiff.pages.first
         channels = first.samplesperpixel * dict(zip(series.axes, series.shape, strict=True)).get("C", 1)
         # Twice: the planes that were read, and the same side by side.
