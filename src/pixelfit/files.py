@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import lzma
 import math
 import os
 import stat
+import struct
+import tarfile
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +26,12 @@ from pixelfit.types import Json
 # What is unpacked may grow by so much; pictures and tables do not. A bomb (such as 42.zip) grows by a thousand and more.
 MOST_GROWTH = 100
 ALWAYS_FINE = 100 << 20  # bytes: small flat drawings may well grow by more
+# What the readers of pictures, tables, arrays and archives raise for files that are damaged, or were made to break them.
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError,
+    RuntimeError, MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, csv.Error,
+    tokenize.TokenError,
+)  # fmt: skip
 _MOST_JSON = 256 << 20  # bytes: a run on millions of pictures has less in each of its files
 # With these a spreadsheet takes a cell's text for a formula and computes it (OWASP, "CSV Injection").
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -114,7 +126,11 @@ def inside(folder: Path, name: str) -> Path:
 
 def write_rows(out: IO[str], rows: Iterable[Iterable[Json]]) -> None:
     """Write rows of CSV in which no text is taken for a formula by a spreadsheet: such texts get an apostrophe before them."""
-    csv.writer(out, lineterminator="\n").writerows([_as_text(cell) for cell in row] for row in rows)
+    plain, quoted = (csv.writer(out, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:
+        cells = [_as_text(cell) for cell in row]
+        # A lone carriage return ends a row for whoever reads it, but the writer quotes it for no other reason.
+        (quoted if any(isinstance(cell, str) and "\r" in cell for cell in cells) else plain).writerow(cells)
 
 
 def read_rows(lines: Iterable[str]) -> Iterator[list[str]]:

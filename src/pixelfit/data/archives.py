@@ -9,29 +9,22 @@ import hashlib
 import io
 import lzma
 import shutil
-import struct
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pixelfit.data.tables import is_table
 from pixelfit.errors import DataError
-from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, cache_folder, open_plain
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, UNREADABLE, cache_folder, open_plain
 from pixelfit.progress import Progress
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _CHUNK = 1 << 20
 _SHARE_OF_FREE_DISK = 0.5
 MOST_ENTRIES = 2_000_000
-# What the readers raise for archives that are damaged, cut short, encrypted or packed in a way that Python does not know.
-_BROKEN = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, RuntimeError,
-    NotImplementedError, ValueError, LookupError, ArithmeticError, struct.error, MemoryError,
-)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -95,12 +88,11 @@ def _unpack(path: Path, folder: Path, progress: Progress) -> None:
         raise
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"{path} cannot be unpacked: it holds {Path(str(error.filename)).relative_to(folder)} twice.") from error
-    except _BROKEN as error:
-        raise DataError(f"{path} cannot be unpacked: {error or 'it is cut short'}.") from error
-    except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, None):
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, None):
             raise
-        raise DataError(f"{path} cannot be unpacked: {error.strerror or error}.") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "it is cut short"
+        raise DataError(f"{path} cannot be unpacked: {reason}.") from error
 
 
 def _entries(path: Path, archive: IO[bytes], most: int, too_much: DataError) -> Iterator[tuple[str, IO[bytes]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from numpy.lib import format as npy
 
 from pixelfit.data.targets import as_tuples, is_missing, is_number, width_of
 from pixelfit.errors import DataError
-from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, open_plain
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, UNREADABLE, open_plain
 from pixelfit.types import Array, LeftOut, Part, PictureFile, Table
 
 # What people call pictures and targets in .npz files: Keras' mnist.npz has x_train and y_train, MedMNIST train_images.
@@ -180,7 +179,7 @@ def read_npz(path: Path) -> dict[str, Array]:
                 if not isinstance(stored, np.lib.npyio.NpzFile):
                     raise DataError(f"{path} is an .npy file: pictures and their targets lie in an .npz file together.")
                 return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         if isinstance(error, DataError):
             raise
         reason = "it holds Python objects, which are not loaded" if "allow_pickle" in str(error) else str(error)

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import lzma
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -18,7 +15,7 @@ from typing import IO, Literal, cast
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pixelfit.files import open_plain
+from pixelfit import files
 from pixelfit.types import Array, Embedded, Floats, PictureFile, PictureSpec
 
 # What tifffile finds odd in a file is told as the reason why the file is left out, and need not appear on the terminal too.
@@ -31,7 +28,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF
 # Bytes that decoding one picture may take: some 130 million pixels in colour, or half as many with transparency.
 _MOST_BYTES = 512 << 20
 # Bytes of a TIFF file that are read: so many times its own, and so many at least. A small reading counts as the third.
-_READ_AGAIN, _READ_FEW, _READ_LEAST = 8, 16 << 20, 512
+_READ_AGAIN, _READ_FEW, _READ_LEAST = 8, 2 << 20, 512
 _PIXELS_AT_ONCE = 1 << 22  # of a large picture that are changed together
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _FLOAT_MODES = frozenset({"I", "F"})
@@ -47,11 +44,7 @@ _NUMBERS_AT_ONCE = 1 << 23  # to resize: 64 MiB in double precision
 # large a number above a half that optimisers of graphs, which take nearly equal constants for equal, leave it alone.
 UP_FROM_HALF = 0.5 + 2**-10
 _DRAFT = 2  # JPEG files are decoded to at least so many times the wanted size, and then resized with care
-# What readers raise for files that are damaged or were made to break them.
-UNREADABLE = (
-    OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError,
-    RuntimeError, MemoryError, struct.error, zlib.error, lzma.LZMAError, Image.DecompressionBombError,
-)  # fmt: skip
+UNREADABLE = (*files.UNREADABLE, Image.DecompressionBombError)
 _UNEXPECTED = "it is of another kind or size than expected"
 _WIDE_STEP = 257  # 255 × 257 = 65535: white stays white between 8 and 16 bits
 
@@ -151,7 +144,7 @@ def _head_of(picture: Image.Image) -> PictureHead:
 
 
 def _opened(file: PictureFile) -> IO[bytes]:
-    return io.BytesIO(file.load()) if isinstance(file, Embedded) else open_plain(file)
+    return io.BytesIO(file.load()) if isinstance(file, Embedded) else files.open_plain(file)
 
 
 def _lies(picture: Image.Image) -> bool:
@@ -384,7 +377,7 @@ def _reason(file: PictureFile, error: Exception) -> str:
             return "there is no such file"
         if file.is_dir():
             return "it is a folder"
-        if file.stat().st_size == 0:
+        if file.is_file() and file.stat().st_size == 0:
             return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "it is not a picture"

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from pixelfit.data.arrays import part_named, printable_name
 from pixelfit.data.targets import as_tuples, is_missing, number_in
 from pixelfit.errors import DataError, OptionError
-from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, open_plain, parse_json
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, UNREADABLE, open_plain, parse_json
 from pixelfit.types import Array, Columns, Json, LeftOut, PictureFile, Table
 
 if TYPE_CHECKING:  # half a second to load, which runs without a table need not wait for
     import pandas as pd
     import pyarrow as pa
 
+T = TypeVar("T")
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _SPLIT_COLUMN = "split"
 _LOOKED_AT = 100  # rows in which paths are looked for
@@ -46,7 +48,19 @@ def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
     import pandas as pd
 
     _check_csv(path, separator)
-    return pd.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False)
+    return _strictly(lambda: pd.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False))
+
+
+def _strictly(read: Callable[[], T]) -> T:
+    """What ``read`` gives; raises ValueError where pandas would only warn that it leaves cells out."""
+    from pandas.errors import ParserWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParserWarning)
+        try:
+            return read()
+        except ParserWarning as warning:
+            raise ValueError("a row has more cells than the header") from warning
 
 
 def _check_csv(path: Path, separator: str) -> None:
@@ -58,10 +72,11 @@ def _check_csv(path: Path, separator: str) -> None:
                 raise ValueError(f"line {row + block.count(_LINE_END, 0, place)} holds a zero byte, as no text in UTF-8 does")
             row += block.count(_LINE_END)
     with path.open(encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(islice(iter(lambda: text.readline(_BLOCK), ""), _HEAD_LINES), delimiter=separator)
+        lines = islice(iter(lambda: text.readline(_BLOCK), ""), _HEAD_LINES)
+        rows = (row for row in csv.reader(lines, delimiter=separator) if row)
         header, first = next(rows, []), next(rows, [])
     if len(header) > _MOST_COLUMNS:
-        raise ValueError(f"it has {len(header):,} columns, more than the {_MOST_COLUMNS:,} that are read")
+        raise ValueError(f"it has more columns than the {_MOST_COLUMNS:,} that are read")
     if len(first) > len(header):  # pandas would take the first ones for names of the rows
         raise ValueError(f"the row below the header has {len(first):,} cells, and the header {len(header):,}")
 
@@ -89,7 +104,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Json]]:
             names.update(row)
             rows, filled = rows + 1, filled + len(row)
             if len(names) > _MOST_COLUMNS:
-                raise ValueError(f"it has more than the {_MOST_COLUMNS:,} columns that are read, up to line {number}")
+                raise ValueError(f"up to line {number} it has more columns than the {_MOST_COLUMNS:,} that are read")
             _check_cells(rows, len(names), most=_LEAST_FILLED * filled)
             yield row
 
@@ -138,7 +153,10 @@ def _csv_pieces(path: Path, column: str | None, rows: int, separator: str = ",")
 
     _check_csv(path, separator)
     columns = None if column is None else [column]
-    yield from pd.read_csv(path, sep=separator, encoding="utf-8-sig", chunksize=rows, usecols=columns, index_col=False)
+    options: Json = {"sep": separator, "encoding": "utf-8-sig", "usecols": columns, "index_col": False}
+    with _strictly(lambda: pd.read_csv(path, chunksize=rows, **options)) as pieces:
+        while (piece := _strictly(lambda: next(pieces, None))) is not None:
+            yield piece
 
 
 def _json_pieces(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]:
@@ -162,10 +180,6 @@ KINDS: Mapping[str, _Kind] = {
 }
 
 
-# What readers raise for files that are damaged; pandas' and Arrow's own errors are ValueErrors and OSErrors.
-_BROKEN = (OSError, ValueError, LookupError, ArithmeticError, TypeError, NotImplementedError, MemoryError, csv.Error)
-
-
 def is_table(path: Path) -> bool:
     """Whether the file's name is that of a table."""
     return path.suffix.lower() in KINDS
@@ -181,7 +195,7 @@ def from_table_file(path: Path, columns: Columns) -> Table:
     kind = KINDS[path.suffix.lower()]
     try:
         frame = kind.read(path)
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise _told(error, path, kind) from error
     return from_frame(frame, columns, name=path.stem, told_as=str(path), folder=path.parent)
 
@@ -223,7 +237,7 @@ def _frames(path: Path, column: str | None, rows: int) -> Iterator[pd.DataFrame]
     kind = KINDS[path.suffix.lower()]
     try:
         yield from kind.pieces(path, column, rows)
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise _told(error, path, kind) from error
 
 

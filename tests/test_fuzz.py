@@ -1,0 +1,38 @@
+"""Coverage-guided fuzzing of what reads strangers' files, for some seconds; ``benchmarks/fuzz.py`` does it for ten minutes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fuzz import TARGETS, fuzzed
+
+SECONDS = 7  # for each of three targets
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris, which only Linux has")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_found(target: str, tmp_path: Path) -> None:
+    counted = fuzzed(target, SECONDS, tmp_path)
+    assert "nothing found" in counted
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_found_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that fails ends the fuzzer with the input kept: the check above can fail."""
+    from benchmarks import fuzz, shared
+
+    (tmp_path / "failing.py").write_text(
+        "import benchmarks.fuzz as fuzz\n"
+        "def fails(data, place):\n    if data[:1] == b'{': raise RuntimeError('found')\n"
+        "fuzz.TARGETS = {**fuzz.TARGETS, 'models': fails}\n"
+        "fuzz.SEEDS = {**fuzz.SEEDS, 'models': lambda: iter([b'{}'])}\n"
+        "fuzz.main()\n"
+    )
+    monkeypatch.setattr(fuzz, "_PROGRAM", (str(tmp_path / "failing.py"),))
+    with pytest.raises(shared.BenchmarkError, match="found"):
+        fuzzed("models", 2, tmp_path)
+    assert list(tmp_path.glob("models-crash-*"))
