@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -25,8 +26,9 @@ Depth = Literal["byte", "wide", "float"]
 DEPTHS: dict[Depth, str] = {"byte": "8-bit", "wide": "16-bit", "float": "float or 32-bit"}
 # Pillow has readers for some forty more formats: seldom used, seldom tried, and one of them (EPS) runs another program.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
-# Bytes that decoding one picture may take: some 130 million pixels in colour, or half as many with transparency.
-_MOST_BYTES = 512 << 20
+# Bytes that decoding one picture may take: some 150 million pixels in colour, or half as many with transparency.
+_MOST_BYTES = 600 << 20
+_LONGEST_SIDE = 1 << 16  # pixels
 # Bytes of a TIFF file that are read: so many times its own, and so many at least. A small reading counts as the third.
 _READ_AGAIN, _READ_FEW, _READ_LEAST = 8, 2 << 20, 512
 _PIXELS_AT_ONCE = 1 << 22  # of a large picture that are changed together
@@ -129,9 +131,13 @@ def resizing(wanted: int, given: int) -> Floats:
     """
     scale = given / wanted
     middles = (np.arange(wanted) + 0.5) * scale
-    away = np.abs(np.arange(given) + 0.5 - middles[:, np.newaxis])
-    weights = np.maximum(1 - away / max(scale, 1.0), 0)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    weights = np.arange(given) + 0.5 - middles[:, np.newaxis]
+    np.abs(weights, out=weights)  # in place: for a side of 65,536 pixels it takes 100 MB
+    np.divide(weights, max(scale, 1.0), out=weights)
+    np.subtract(1, weights, out=weights)
+    np.maximum(weights, 0, out=weights)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def _head_of(picture: Image.Image) -> PictureHead:
@@ -183,7 +189,7 @@ def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
     wanted = (spec.height, spec.width) if _lies(picture) else (spec.width, spec.height)
     picture.draft(None, (wanted[0] * _DRAFT, wanted[1] * _DRAFT))  # does nothing but for JPEG files
     mode = "L" if spec.channels == 1 else "RGB"
-    _refuse_large(picture.width * picture.height, _bytes_a_pixel(picture, mode))
+    _refuse_large(picture.height, picture.width, _bytes_a_pixel(picture, mode))
     picture.load()
     # Of small pictures each copy that is not needed counts: they took a quarter of the time of a PNG file of 64 × 64 pixels.
     upright = picture if _orientation(picture) == 1 else ImageOps.exif_transpose(picture)
@@ -221,13 +227,15 @@ def _bytes_a_pixel(picture: Image.Image, mode: str) -> int:
     size = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
     own = size.get(picture.mode, 4)
     if _depth(picture.mode) != "byte":  # which becomes an array
-        return 2 * own
+        return 3 * own
     return own + (size.get(mode, 4) if picture.mode != mode else 0)
 
 
-def _refuse_large(pixels: int, bytes_a_pixel: int) -> None:
-    if pixels * bytes_a_pixel > _MOST_BYTES:
-        raise ValueError(f"its {pixels:,} pixels would take more than {_MOST_BYTES >> 20} MiB: make it smaller")
+def _refuse_large(height: int, width: int, bytes_a_pixel: int) -> None:
+    if max(height, width) > _LONGEST_SIDE:
+        raise ValueError(f"it has {width:,} × {height:,} pixels, and a side may have {_LONGEST_SIDE:,}")
+    if height * width * bytes_a_pixel > _MOST_BYTES:
+        raise ValueError(f"its {height * width:,} pixels would take more than {_MOST_BYTES >> 20} MiB: make it smaller")
 
 
 def _fitted(array: Array, spec: PictureSpec) -> Array | str:
@@ -237,22 +245,25 @@ def _fitted(array: Array, spec: PictureSpec) -> Array | str:
     if depth != wanted and "float" in (depth, wanted):
         return f"it has {DEPTHS[depth]} pixels among {DEPTHS[wanted]} ones"
     channels = array.shape[2]
-    if channels == 1 and spec.channels == 3:
-        array = np.repeat(array, 3, axis=2)
-    elif channels == 3 and spec.channels == 1:  # the weights of ITU-R 601-2, which Pillow's grey has too
-        at_once = max(1, _PIXELS_AT_ONCE // array.shape[1])
-        strips = (array[top : top + at_once] @ np.array([0.299, 0.587, 0.114]) for top in range(0, len(array), at_once))
-        array = np.concatenate([strip.round().astype(array.dtype) for strip in strips])[..., np.newaxis]
-    elif channels != spec.channels:
+    if channels == 3 and spec.channels == 1:  # the weights of ITU-R 601-2, which Pillow's grey has too
+        array = _by_rows(array, lambda rows: (rows @ np.array([[0.299], [0.587], [0.114]])).round().astype(array.dtype))
+    elif channels != spec.channels and (channels, spec.channels) != (1, 3):
         return f"it has {channels} channel(s) among pictures of {spec.channels}"
-    if wanted == "byte":
-        pixels = array if depth == "byte" else ((array + np.uint32(_WIDE_STEP // 2)) // _WIDE_STEP).astype(np.uint8)
-    else:
-        pixels = array * np.uint16(_WIDE_STEP) if wanted == "wide" and depth == "byte" else array
-    resized: Array = resize(pixels[np.newaxis], spec)[0]
+    if wanted == "byte" and depth != "byte":
+        array = _by_rows(array, lambda rows: ((rows + np.uint32(_WIDE_STEP // 2)) // _WIDE_STEP).astype(np.uint8))
+    elif wanted == "wide" and depth == "byte":
+        array = array * np.uint16(_WIDE_STEP)
+    resized: Array = resize(array[np.newaxis], spec)[0]
     if not np.isfinite(resized).all():  # one such pixel makes those around it so
         return "it has NaN or infinite pixels"
+    resized = np.repeat(resized, 3, axis=2) if (channels, spec.channels) == (1, 3) else resized
     return resized if wanted == "byte" else resized.astype(np.float32)
+
+
+def _by_rows(array: Array, change: Callable[[Array], Array]) -> Array:
+    """Pixels (H, W, C) changed some rows at a time, since the change takes several times their room."""
+    at_once = max(1, _PIXELS_AT_ONCE // array.shape[1])
+    return np.concatenate([change(array[top : top + at_once]) for top in range(0, len(array), at_once)])
 
 
 class _Metered(io.RawIOBase):
@@ -332,7 +343,7 @@ def _read_tiff(stream: IO[bytes]) -> Array:
         series, first = tiff.series[0], tiff.pages.first
         channels = first.samplesperpixel * dict(zip(series.axes, series.shape, strict=True)).get("C", 1)
         # Twice: the planes that were read, and the same side by side.
-        _refuse_large(first.imagelength * first.imagewidth, 2 * channels * (first.dtype or np.dtype(np.uint8)).itemsize)
+        _refuse_large(first.imagelength, first.imagewidth, 2 * channels * (first.dtype or np.dtype(np.uint8)).itemsize)
         outer = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
         sizes = [size for _, size in outer]
         planes = []
