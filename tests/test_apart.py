@@ -28,6 +28,7 @@ from pixelfit.runs import RunFolder
 from pixelfit.search.apart import TrialsApart
 from pixelfit.search.engine import LocalEngine, Outcome, Plan
 from pixelfit.search.space import build_space
+from pixelfit.training.need import need_of
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Facts, Splits
@@ -118,6 +119,31 @@ def test_a_trial_that_takes_too_much_memory_is_tried_with_smaller_batches(data: 
         assert [text.split()[-1] for text in said] == ["16.", "8.", "4."]
         assert outcome.trial.recipe["batch_size"] == 4
         assert run(apart, recipe_of(data)).trial.state == "complete"
+
+
+def test_memory_is_planned_before_a_trial_starts(data: tuple[Facts, Splits]) -> None:
+    said: list[str] = []
+
+    class Hearing(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    recipe = replace(recipe_of(data), batch_size=1 << 20)
+    taken = psutil.Process().memory_info()
+    own = taken.rss - taken.shared
+    with engine(data, most_memory=own + 400e6, progress=Hearing()) as apart:
+        outcome = run(apart, recipe)
+        assert outcome.trial.state == "complete"
+        size = outcome.trial.recipe["batch_size"]
+        assert 4 <= size < 1 << 20
+        assert said[0].startswith(f"Trial 1 gets batches of {size} for want of memory: it takes about 0.")
+        need = need_of(recipe, data[1].folds[0].train, data[0])
+        assert need.of(size) <= 450e6 < need.of(4 * size)
+    with engine(data, most_memory=own + 20e6) as apart:
+        refused = run(apart, recipe_of(data)).trial
+        assert refused.error is not None
+        assert refused.error.startswith("MemoryError: it would take about 0.1")
+        assert "and there is room for 0.0" in refused.error
 
 
 def test_a_nursery_that_dies_is_replaced(data: tuple[Facts, Splits]) -> None:

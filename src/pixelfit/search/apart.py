@@ -20,11 +20,13 @@ import numpy as np
 import psutil
 
 from pixelfit.deadline import Deadline
+from pixelfit.environment import memory_limit
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
 from pixelfit.search.engine import LocalEngine, Outcome, Plan, failed
 from pixelfit.search.nursery import STATUS, Errand, Household, StoreAt, message, packed, unpacked
 from pixelfit.training.machine import machine
+from pixelfit.training.need import need_of
 from pixelfit.types import Array, Facts, Fold
 
 _LOOK_EVERY_S = 0.25
@@ -32,6 +34,7 @@ _LATE, _LATE_S = 1.5, 10.0  # a trial that takes so many times its seconds, and 
 _OVERDUE = 0.02  # of the budget
 _SMALLEST_BATCH = 4
 _MOST_HALVINGS = 3
+_OVERESTIMATED = 0.5  # what trials of few pictures took, of what they were estimated to take
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory", "out of memory", "Unable to allocate")
 
 
@@ -82,6 +85,11 @@ class TrialsApart:
     def run(self, plan: Plan) -> Outcome:
         """Run one trial; where its memory does not suffice, once more with half the batch. Failures are recorded."""
         assert self._here is not None
+        begun, room = time.monotonic(), self._room()
+        plan, need = self._planned(plan, room)
+        if need * _OVERESTIMATED > room:
+            why = f"MemoryError: it would take about {need / 1e9:.2f} GB, and there is room for {room / 1e9:.2f} GB"
+            return failed(plan, why, begun)
         for _ in range(_MOST_HALVINGS):
             if self._nursery is None:
                 return self._here.run(plan)
@@ -95,6 +103,29 @@ class TrialsApart:
                 file.unlink()
             plan = replace(plan, recipe=replace(plan.recipe, batch_size=smaller))
         return self._once(plan)
+
+    def _planned(self, plan: Plan, room: float) -> tuple[Plan, float]:
+        """The trial with batches that fit into ``room``, as far as that can be told before, and the bytes that it will take."""
+        size = plan.recipe.batch_size
+        try:
+            need = need_of(plan.recipe, self._folds[0].train, self._facts)
+        except Exception as error:  # noqa: BLE001 - the trial boundary: what cannot be built will fail as a trial, too
+            note("memory not planned", error=error, trial=plan.number)
+            return plan, 0.0
+        while need.of(size) > room and need.a_picture and size // 2 >= _SMALLEST_BATCH:
+            size //= 2
+        if size == plan.recipe.batch_size:
+            return plan, need.of(size)
+        told = f"it takes about {need.of(size) / 1e9:.2f} GB"
+        self._progress.say(f"Trial {plan.number} gets batches of {size} for want of memory: {told}.")
+        return replace(plan, recipe=replace(plan.recipe, batch_size=size)), need.of(size)
+
+    def _room(self) -> float:
+        """Bytes that a trial may take; on a GPU its own memory counts, which is not planned."""
+        if machine().device != "cpu":
+            return math.inf
+        shared = 0 if isinstance(self._store, np.memmap) or self._nursery is None else self._store.nbytes
+        return min(self._most_memory, memory_limit()) - _private(os.getpid()) - shared
 
     def _once(self, plan: Plan) -> Outcome:
         begun = time.monotonic()

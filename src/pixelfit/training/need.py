@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -23,11 +24,23 @@ _CHUNK = 1 << 24  # numbers of the pictures that a family without gradients is s
 _AT_ONCE, _LIVE = 32, 3  # pictures in a backbone; and copies of them, or of the largest map, that are there at the same time
 
 
-def training_bytes(recipe: Recipe, train_set: Examples, facts: Facts) -> float:
-    """About how many bytes training takes beyond the stored pictures and the program that waits for it.
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a training takes beyond the stored pictures: some at any rate, and some for each picture of a batch."""
 
-    Measured peaks of trainings on a processor, of 28 to 224 pixels a side and with batches of 64 to 512, were 0.8 to 1.2 times
-    as large (convnet, resnet, mlp and linear; one run each).
+    fixed: float
+    a_picture: float = 0.0
+
+    def of(self, batch_size: int) -> float:
+        """Bytes with batches of so many."""
+        return self.fixed + batch_size * self.a_picture
+
+
+def need_of(recipe: Recipe, train_set: Examples, facts: Facts) -> Need:
+    """About what training a recipe will take.
+
+    The peaks of trainings on a processor, of 28 to 224 pixels a side and with batches of 16 to 512, were 0.65 to 1.2 times as
+    large (convnet, resnet, mlp, linear, a frozen and a tuned backbone; one run each).
     """
     head = make_head(recipe.head, train_set.targets, len(facts.classes or ()), facts.metric)
     family, spec = FAMILIES[recipe.family], facts.spec.within(recipe.side)
@@ -38,9 +51,9 @@ def training_bytes(recipe: Recipe, train_set: Examples, facts: Facts) -> float:
     if family.fit is not None:
         features, largest = _looked_at(module, shape)
         chunk = min(_CHUNK, len(train_set) * train_set.store[0].size)
-        return float(_PROGRAM + _FLOAT * (weights + _LIVE * (chunk + _AT_ONCE * largest) + 2 * len(train_set) * features))
+        return Need(_PROGRAM + _FLOAT * (weights + _LIVE * (chunk + _AT_ONCE * largest) + 2 * len(train_set) * features))
     a_picture = _kept(module, shape) + spec.height * spec.width * spec.channels
-    return float(_PROGRAM + _FLOAT * (weights * _COPIES + recipe.batch_size * a_picture))
+    return Need(_PROGRAM + _FLOAT * weights * _COPIES, _FLOAT * a_picture)
 
 
 def _kept(module: nn.Module, shape: tuple[int, ...]) -> float:
