@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,20 @@ import pytest
 from benchmarks.fuzz import TARGETS, fuzzed
 
 SECONDS = 7  # for each of three targets
+MOST_S = 10
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris, which only Linux has")
+FOUND = Path(__file__).parent / "found"  # inputs with which the fuzzer once showed a defect, named TARGET-WHAT
+needs_fuzzer = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris, which only Linux has")
 
 
+@pytest.mark.parametrize("file", sorted(FOUND.iterdir()), ids=lambda file: file.name)
+def test_what_was_found_once_does_no_harm(file: Path, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    TARGETS[file.name.split("-")[0]](file.read_bytes(), tmp_path)
+    assert time.monotonic() - begun < MOST_S
+
+
+@needs_fuzzer
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_is_found(target: str, tmp_path: Path) -> None:
     counted = fuzzed(target, SECONDS, tmp_path)
@@ -21,6 +32,7 @@ def test_nothing_is_found(target: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_fuzzer
 def test_what_is_found_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A target that fails ends the fuzzer with the input kept: the check above can fail."""
     from benchmarks import fuzz, shared

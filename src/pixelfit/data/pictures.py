@@ -352,6 +352,8 @@ def _read_tiff(stream: IO[bytes]) -> Array:
             page = series.pages[place]
             if page is None:
                 raise ValueError("pages are missing")
+            if (page.imagelength, page.imagewidth) != (first.imagelength, first.imagewidth):
+                raise ValueError("its pages are of different sizes")
             plane = page.asarray()
             axes = page.axes
             plane = np.moveaxis(plane, axes.index("S"), -1) if "S" in axes else plane[..., np.newaxis]
