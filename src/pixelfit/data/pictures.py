@@ -352,7 +352,8 @@ def _read_tiff(stream: IO[bytes]) -> Array:
             page = series.pages[place]
             if page is None:
                 raise ValueError("pages are missing")
-            if (page.imagelength, page.imagewidth) != (first.imagelength, first.imagewidth):
+            size = page.keyframe.imagelength, page.keyframe.imagewidth
+            if size != (first.imagelength, first.imagewidth):
                 raise ValueError("its pages are of different sizes")
             plane = page.asarray()
             axes = page.axes
