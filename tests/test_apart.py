@@ -56,7 +56,7 @@ def engine(
 
 
 def run(engine: TrialsApart | LocalEngine, recipe: Recipe, **others: object) -> Outcome:
-    return engine.run(Plan(1, "portfolio", recipe, **{"pace": Pace(steps=30), "seed": 4, **others}))  # type: ignore[arg-type]
+    return engine.run(Plan(1, recipe=recipe, **{"purpose": "portfolio", "pace": Pace(steps=30), "seed": 4, **others}))  # type: ignore[arg-type]
 
 
 def test_a_trial_apart_gives_what_one_in_this_process_gives(data: tuple[Facts, Splits]) -> None:
@@ -102,6 +102,8 @@ def test_a_trial_that_hangs_is_ended(data: tuple[Facts, Splits]) -> None:
         outcome = run(apart, recipe_of(data, "hangs"), pace=Pace(seconds=0.1))
         assert outcome.trial.error is not None
         assert "was not done when the budget was used up" in outcome.trial.error
+        baseline = replace(recipe_of(data), family="constant", head="squared", architecture={})
+        assert run(apart, baseline, pace=Pace(seconds=0.0), purpose="baseline").trial.state == "complete"
 
 
 def test_a_trial_that_takes_too_much_memory_is_tried_with_smaller_batches(data: tuple[Facts, Splits]) -> None:

@@ -17,6 +17,7 @@ from pixelfit import metrics
 from pixelfit.automl import fit
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import greedy_weights
+from pixelfit.environment import slowed_by_others
 from pixelfit.errors import OptionError, SearchError
 from pixelfit.metrics import rmse
 from pixelfit.models import FAMILIES
@@ -492,3 +493,12 @@ def test_what_cannot_finish_is_not_started(tmp_path: Path, monkeypatch: pytest.M
     run = fit((pictures, columns), checked_options(task="regression", budget="9s", out=tmp_path / "run"), progress=Listening())
     assert all(FAMILIES[trial.family].fit is not None for trial in run.trials)
     assert any("too slow" in text for text in said)
+
+
+def test_more_time_is_kept_on_a_machine_that_others_slow_down() -> None:
+    idle, slowed = Deadline(1000.0), Deadline(1000.0)
+    slowed.slowed_by(2.0)
+    for deadline in (idle, slowed):
+        deadline.reserve(100.0)
+    assert 99 < idle.left() - slowed.left() < 101
+    assert 1.0 <= slowed_by_others() <= 4.0

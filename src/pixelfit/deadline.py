@@ -44,6 +44,7 @@ class Deadline:
         self._shown: float | None = None  # while the clock stands
         self.budget_s = budget_s
         self._reserve = 0.0
+        self._slowed = 1.0
         self._stop = threading.Event()
 
     def elapsed(self) -> float:
@@ -64,8 +65,12 @@ class Deadline:
             self._shown = None
 
     def reserve(self, seconds: float) -> None:
-        """Keep this many seconds for what comes after the search: scoring and the report."""
-        self._reserve = seconds
+        """Keep this many seconds for what comes after the search, scoring and the report; more on a machine that is slowed."""
+        self._reserve = seconds * self._slowed
+
+    def slowed_by(self, factor: float) -> None:
+        """Reckon with other programs, for which everything takes so many times as long as on an idle machine."""
+        self._slowed = factor
 
     def left(self) -> float:
         """Seconds left for the search; 0 after a request to stop, infinite without a budget."""

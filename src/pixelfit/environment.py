@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -16,6 +17,11 @@ from pixelfit.types import Json
 
 _GROUPS = Path("/sys/fs/cgroup")  # Linux: the control groups, which containers and clusters' queues limit
 _OWN_GROUPS = Path("/proc/self/cgroup")  # this process's groups, a line for each kind: number:kinds:path
+_MEASURED_S = 0.05
+_HARDLY_SLOWED, _MOST_SLOWED = 1.15, 4.0
+# A run does more than compute: beside two busy programs on two cores, what follows a search took 1.9 times as long, where pure
+# computation took 2.9 times.
+_COUNTED = 0.6
 _VERSIONS_OF = ("pixelfit", "torch", "numpy", "scikit-learn", "optuna", "pillow", "pandas")
 
 
@@ -46,6 +52,15 @@ def usable_cores() -> int:
         if allowed.isdigit():  # else "max", or -1 in version 1
             cores = min(cores, max(1, int(allowed) // int(period)))
     return cores
+
+
+def slowed_by_others() -> float:
+    """How many times as long a computation takes for other programs' sake: 1 on an idle machine, measured in 50 ms."""
+    began, computed = time.perf_counter(), time.thread_time()
+    while time.thread_time() - computed < _MEASURED_S:
+        pass
+    factor = (time.perf_counter() - began) / _MEASURED_S
+    return 1.0 if factor < _HARDLY_SLOWED else min(1 + _COUNTED * (factor - 1), _MOST_SLOWED)
 
 
 @contextmanager

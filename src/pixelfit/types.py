@@ -32,6 +32,7 @@ CHANGES = (
 TASK_WORDS: Mapping[str, str] = {"multilabel": "multi-label classification"}  # where the task's own name is not what people say
 # What these become where each picture has several numbers, which may have units of their own.
 METRICS_OF_SEVERAL: Mapping[Metric, Metric] = {"rmse": "nrmse", "mae": "nmae"}
+BASELINE = "baseline"  # the purpose of the first trial, which answers the same for every picture
 FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
 DISTILLED = "distilled"  # the purpose of a trial that learns what the ensemble predicts

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-# The budget counts from here, before the heavy imports. The process's own start would be that of a shell that called
-# `exec pixelfit`, perhaps hours ago.
-STARTED = time.monotonic()
+# The budget counts from before the heavy imports, and the interpreter's own start. The process's start would be that of a shell
+# that called `exec pixelfit`, perhaps hours ago; what it has computed since is that start, or little.
+_MOST_START_S = 1.0
+STARTED = time.monotonic() - min(time.process_time(), _MOST_START_S)
 
 TaskOption = Annotated[
     Literal["regression", "classification", "multilabel"] | None,

@@ -352,8 +352,7 @@ def _read_tiff(stream: IO[bytes]) -> Array:
             page = series.pages[place]
             if page is None:
                 raise ValueError("pages are missing")
-            size = page.keyframe.imagelength, page.keyframe.imagewidth
-            if size != (first.imagelength, first.imagewidth):
+            if page.keyframe is None or page.keyframe.shape != first.shape:
                 raise ValueError("its pages are of different sizes")
             plane = page.asarray()
             axes = page.axes

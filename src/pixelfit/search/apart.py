@@ -27,7 +27,7 @@ from pixelfit.search.engine import LocalEngine, Outcome, Plan, failed
 from pixelfit.search.nursery import STATUS, Errand, Household, StoreAt, message, packed, unpacked
 from pixelfit.training.machine import machine
 from pixelfit.training.need import need_of
-from pixelfit.types import Array, Facts, Fold
+from pixelfit.types import BASELINE, Array, Facts, Fold
 
 _LOOK_EVERY_S = 0.25
 _LATE, _LATE_S = 1.5, 10.0  # a trial that takes so many times its seconds, and so many more, hangs
@@ -198,7 +198,9 @@ class TrialsApart:
         budget_s = self._deadline.budget_s
         if plan.pace.seconds < math.inf and now - begun > _LATE * plan.pace.seconds + _LATE_S:
             return f"TimeoutError: the trial had {plan.pace.seconds:.0f} s, took {now - begun:.0f} s and was ended"
-        if budget_s is not None and self._deadline.overdue() > _OVERDUE * budget_s and now - begun > plan.pace.seconds:
+        overdue = budget_s is not None and self._deadline.overdue() > _OVERDUE * budget_s
+        needed = plan.purpose == BASELINE  # without which there would be nothing to give
+        if overdue and now - begun > plan.pace.seconds and not needed:
             return "TimeoutError: the trial was not done when the budget was used up, and was ended"
         if now - heard > self._silent_s:
             return f"TimeoutError: nothing was heard of the trial for {now - heard:.0f} s, and it was ended"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
+from pixelfit.environment import slowed_by_others
 from pixelfit.errors import SearchError
 from pixelfit.evidence import evidence_s
 from pixelfit.models.familiarity import MOST_PICTURES
@@ -52,7 +53,12 @@ def search(
     samples, as long as they promise more than their time would give the final training; then the best recipes at full
     length. What time is left after that samples on.
     """
-    record = folder.read_if_there("search.json") or {"began_s": deadline.elapsed(), "flops": machine().flops}
+    record = folder.read_if_there("search.json") or {
+        "began_s": deadline.elapsed(),
+        "flops": machine().flops,
+        "slowed": 1.0 if deadline.budget_s is None else round(slowed_by_others(), 2),
+    }
+    deadline.slowed_by(record.get("slowed", 1.0))  # which runs of older versions do not tell
     folder.write_search({**record, "over": False})
     study = Study(folder.study_file, space, seed=limits.seed)
     costs = CostModel(facts.spec, record["flops"], len(splits.folds))

@@ -31,7 +31,7 @@ from pixelfit.search.study import Asked, Study
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Augmentation, Recipe
-from pixelfit.types import FULL_LENGTH, SIZES, SNAPSHOT, Array, Facts, Json, Splits, Trial
+from pixelfit.types import BASELINE, FULL_LENGTH, SIZES, SNAPSHOT, Array, Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
@@ -98,7 +98,7 @@ class Stages:
         least_s = self.costs.least_s(known[0][0], _LEAST_STEPS, len(self.splits.validation))
         slice_s = min(enough_s, max(least_s, _LONGEST_SLICE_SHARE * self._whole()))
         self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), slice_s)
-        yield self._plan(self.space.baseline(), "baseline", self.slice_s, 1.0), None
+        yield self._plan(self.space.baseline(), BASELINE, self.slice_s, 1.0), None
         if self.space.backbone is not None and not self._done():
             # First, since nothing else gives so good a model of a few hundred photographs within seconds.
             recipe, answers = self.space.known_good({"family": "frozen"})
