@@ -6,7 +6,6 @@ seconds or more than 1 GiB are defects: libFuzzer keeps the input that showed th
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import re
@@ -18,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -89,26 +89,48 @@ def read_model(data: bytes, place: Path) -> None:
 TARGETS: Mapping[str, Target] = {"pictures": read_picture, "tables": read_table, "models": read_model}
 
 
+@dataclass(frozen=True)
+class Fuzzed:
+    """How many inputs a target was given, and how many edges of the code they reached."""
+
+    inputs: int
+    edges: int
+
+
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = shared.options_parser("fuzz", (__doc__ or "").split("\n", maxsplit=1)[0], list(TARGETS))
     parser.add_argument("--seconds", type=int, default=600, help="for all targets together")
-    parser.add_argument("--target", choices=TARGETS, help="one alone, in this process")
     parser.add_argument("--found", type=Path, default=shared.WORK / "fuzz", help="where inputs that showed a defect are kept")
+    parser.add_argument("--target", choices=TARGETS, help="one alone, in this process, without results")
     options = parser.parse_args()
     if options.target is not None:
         _fuzz(options.target, options.seconds, options.found)
         return
     options.found.mkdir(parents=True, exist_ok=True)
-    for target in TARGETS:
-        shared.say(f"{target}: {fuzzed(target, options.seconds // len(TARGETS), options.found)}")
+    targets = options.only or list(TARGETS)
+    seconds = max(1, (15 if options.quick else options.seconds) // len(targets))
+    counts = {target: fuzzed(target, seconds, options.found) for target in targets}
+    shared.write_results(
+        "fuzz",
+        options,
+        tables=[
+            shared.table(
+                ["what is read", "inputs", "edges reached"],
+                [[target, f"{each.inputs:,}", f"{each.edges:,}"] for target, each in counts.items()],
+            )
+        ],
+        notes=[f"{seconds} s each on one core, at most {_MOST_S} s and {_MOST_MB} MB an input; nothing was found."],
+        figures={"seconds": seconds, "targets": {target: asdict(each) for target, each in counts.items()}},
+        commits=[shared.commit()],
+    )
 
 
-def fuzzed(target: str, seconds: int, found: Path) -> str:
-    """Fuzz one target in a process of its own; what libFuzzer counted, in words.
+def fuzzed(target: str, seconds: int, found: Path) -> Fuzzed:
+    """Fuzz one target in a process of its own.
 
     Raises:
-        BenchmarkError: a defect was found; the message has its input's file and the last lines.
+        BenchmarkError: a defect was found; the message has the last lines, which name its input's file.
     """
     words = ("-P", *_PROGRAM, "--target", target, "--seconds", str(seconds), "--found", str(found))
     # A shell between: the kernel counts the memory of whoever starts a program as the program's peak, which libFuzzer looks at.
@@ -117,11 +139,11 @@ def fuzzed(target: str, seconds: int, found: Path) -> str:
         command, env={**shared.child_environment(), "OMP_NUM_THREADS": "1"}, cwd=shared.ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
     )  # fmt: skip
-    counted = re.findall(r"#\d+\s+DONE\s+cov: (\d+).*|Done (\d+) runs", ended.stdout)
-    if ended.returncode != 0 or not counted:
+    inputs = re.search(r"Done (\d+) runs", ended.stdout)
+    if ended.returncode != 0 or inputs is None:
         raise shared.BenchmarkError(f"{target} ended with {ended.returncode}:\n{ended.stdout[-3000:]}")
-    coverage, runs = (next((pair[place] for pair in counted if pair[place]), "0") for place in (0, 1))
-    return f"{int(runs):,} inputs, {int(coverage):,} edges reached, nothing found"
+    edges = re.findall(r"#\d+\s+\w+\s+cov: (\d+)", ended.stdout)
+    return Fuzzed(int(inputs[1]), int(edges[-1]) if edges else 0)
 
 
 def _fuzz(target: str, seconds: int, found: Path) -> None:

@@ -28,7 +28,8 @@ def test_what_was_found_once_does_no_harm(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_is_found(target: str, tmp_path: Path) -> None:
     counted = fuzzed(target, SECONDS, tmp_path)
-    assert "nothing found" in counted
+    assert counted.inputs > 100
+    assert counted.edges > 50
     assert list(tmp_path.iterdir()) == []
 
 
