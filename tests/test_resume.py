@@ -389,6 +389,21 @@ def test_a_replay_from_the_record_gives_the_same_scores(tmp_path: Path) -> None:
         replay(ended.folder.path, Silent())
 
 
+def test_a_distilled_model_is_taught_again(tmp_path: Path) -> None:
+    rows = bars(120)
+    np.savez(tmp_path / "bars.npz", X=rows[0], y=np.asarray(list(rows[1])))
+    options = checked_options(task="regression", trials=4, steps=40, distill=True, out=tmp_path / "run")
+    ended = fit(tmp_path / "bars.npz", options, progress=Silent())
+    (member,) = ended.predictor.members
+    assert ended.trials[-1].purpose == "distilled"
+    found = replay(ended.folder.path, Silent())
+    assert found.trials == (member.trial,)
+    assert found.is_same, [figure for figure in found.figures if not figure.is_same]
+    (ended.folder.trial_folder(member.trial) / "teachings.safetensors").unlink()
+    with pytest.raises(RunError, match=r"teachings\.safetensors is (missing or damaged|damaged or missing)"):
+        replay(ended.folder.path, Silent())
+
+
 def test_a_training_that_was_changed_on_its_way_is_followed() -> None:
     facts, splits = read(bars(200), checked_options(task="regression", folds=1), Silent())
     recipe = build_space(facts, splits.train).known_good({"family": "mlp"})[0]

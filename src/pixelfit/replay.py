@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from pixelfit.calibration import Calibrated, calibrated_predictor
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import together, viewed
@@ -58,8 +60,7 @@ def replay(path: Path, progress: Progress) -> Replayed:
     On the same machine with the same versions the figures are the same to the last digit.
 
     Raises:
-        RunError: the run is not finished, its data are gone or have changed, or it was made by an older pixelfit, or by a
-            distillation, whose teacher is not part of the record.
+        RunError: the run is not finished, its data are gone or have changed, or it was made by an older pixelfit.
     """
     folder = RunFolder.existing(path)
     original, final = Predictor.load(folder.path), folder.read("final.json")
@@ -73,7 +74,7 @@ def replay(path: Path, progress: Progress) -> Replayed:
         engine = LocalEngine(splits.folds, facts, Deadline(None), progress)
         for trial in needed:
             progress.start_trial(trial.number, f"{trial.family}, again")
-            outcome = engine.run(_plan(trial, scratch))
+            outcome = engine.run(_plan(trial, folder, scratch))
             scratch.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)
             progress.end_trial(outcome.trial, best=None)
             if outcome.trial.error:
@@ -103,16 +104,16 @@ def _needed(folder: RunFolder, recorded: dict[int, Trial], members: Sequence[int
             found[number] = recorded[number]
             number = recorded[number].continues
     for trial in found.values():
-        if trial.purpose == DISTILLED:
-            raise RunError(f"Trial {trial.number} was distilled from an ensemble, which is not part of the record.")
         if not trial.planned:
             raise RunError(f"The run in {folder.path} is of an older pixelfit, which did not record all that a replay needs.")
     return [found[number] for number in sorted(found)]
 
 
-def _plan(trial: Trial, scratch: RunFolder) -> Plan:
+def _plan(trial: Trial, folder: RunFolder, scratch: RunFolder) -> Plan:
     course = Course(trial.planned, tuple(trial.replans), trial.steps, trial.state, trial.out_of_time_at)
     starts: tuple[Start, ...] = ()
+    if trial.purpose == DISTILLED:
+        starts = (Start(targets=torch.from_numpy(folder.read_teachings(trial.number))),)
     if trial.continues is not None:
         before = scratch.ended_trial(trial.continues)
         assert before is not None

@@ -41,6 +41,7 @@ _THUMBNAIL_QUALITY = 70  # of WebP
 _LOCK_FILE = ".lock"
 _HELD_OUT_FILE = "held-out.safetensors"
 _MOST_HELD_OUT, _MOST_HELD_OUT_BYTES = 1_000, 8 << 20
+_TEACHINGS_FILE = "teachings.safetensors"
 _REMEMBERED_FILE, _REMEMBERED_NAMES = "remembered.safetensors", "remembered.json"
 _MOST_REMEMBERED_BYTES = 8 << 20  # 52 pixels a side for 1,000 in colour
 
@@ -241,6 +242,20 @@ class RunFolder:
         if trial.state != "interrupted":  # from there it may go on
             for file in kept:
                 file.unlink()
+
+    def write_teachings(self, number: int, teachings: Array) -> None:
+        """``teachings.safetensors`` of a trial that is distilled: what its teacher says of the training pictures."""
+        with written_beside(self.trial_folder(number) / _TEACHINGS_FILE) as beside:
+            save_file({"targets": np.ascontiguousarray(teachings)}, beside)
+
+    def read_teachings(self, number: int) -> Array:
+        """What ``write_teachings`` wrote; raises RunError if it is missing or damaged."""
+        file = self.trial_folder(number) / _TEACHINGS_FILE
+        try:
+            found: Array = load_file(file)["targets"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise RunError(f"{file} is missing or damaged, which trial {number} was distilled with: {error}.") from error
+        return found
 
     def ended_trial(self, number: int) -> Trial | None:
         """A trial that has ended; None if it did not, was interrupted, or is of a version without checksums.

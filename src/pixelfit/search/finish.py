@@ -64,6 +64,7 @@ class Finish:
         number = len(trials)
         self.progress.start_trial(number, f"{recipe.family}, distilled")
         lessons = teachings(teacher, recipe, self.splits.train, self.facts)
+        self.folder.write_teachings(number, lessons.numpy())
         plan = Plan(
             number,
             DISTILLED,
