@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import lzma
 import math
@@ -114,6 +115,29 @@ def open_plain(path: Path) -> IO[bytes]:
     if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):  # of a folder ``open`` says so itself
         raise OSError("it is a pipe or a device, and no plain file")
     return path.open("rb")
+
+
+class Wrapped(io.RawIOBase):
+    """A stream that is read through another object; what derives from it says how much of it may be read."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        return self._stream.seek(place, whence)
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
 
 
 def inside(folder: Path, name: str) -> Path:

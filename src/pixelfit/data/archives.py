@@ -18,7 +18,7 @@ from typing import IO
 
 from pixelfit.data.tables import is_table
 from pixelfit.errors import DataError
-from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, UNREADABLE, cache_folder, open_plain
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, UNREADABLE, Wrapped, cache_folder, open_plain
 from pixelfit.progress import Progress
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -103,7 +103,7 @@ def _entries(path: Path, archive: IO[bytes], most: int, too_much: DataError) -> 
                 if not (member.filename.endswith("/") or _left_by_desktops(member.filename)):
                     yield member.filename, members.open(member)
         return
-    with _decompressed(path, archive) as content, tarfile.open(fileobj=_Bounded(content, most, too_much), mode="r:") as tar:
+    with _decompressed(archive) as content, tarfile.open(fileobj=_Bounded(content, most, too_much), mode="r:") as tar:
         for entry in tar:
             if entry.isdir() or _left_by_desktops(entry.name):
                 continue
@@ -113,7 +113,7 @@ def _entries(path: Path, archive: IO[bytes], most: int, too_much: DataError) -> 
             yield entry.name, file
 
 
-def _decompressed(path: Path, archive: IO[bytes]) -> IO[bytes]:
+def _decompressed(archive: IO[bytes]) -> IO[bytes]:
     """The tar archive as it was before it was compressed, by what it begins with, whatever its name says."""
     start = archive.read(6)
     archive.seek(0)
@@ -124,32 +124,24 @@ def _decompressed(path: Path, archive: IO[bytes]) -> IO[bytes]:
     return lzma.LZMAFile(archive) if start == b"\xfd7zXZ\0" else archive
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded(Wrapped):
     """A file of which no more than ``most`` bytes are gone through, and only as many at once as heads of tar archives have."""
 
     def __init__(self, file: IO[bytes], most: int, too_much: DataError) -> None:
-        self._file, self._most, self._too_much = file, most, too_much
+        super().__init__(file)
+        self._most, self._too_much = most, too_much
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _CHUNK:  # tarfile reads a long name at once, whatever length its head tells
             raise tarfile.ReadError(f"an entry's head tells of {size:,} bytes")
-        if self._file.tell() + size > self._most + _CHUNK:
+        if self._stream.tell() + size > self._most + _CHUNK:
             raise self._too_much
-        return self._file.read(size)
+        return self._stream.read(size)
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
         if place > self._most + _CHUNK:
             raise self._too_much
-        return self._file.seek(place, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
+        return super().seek(place, whence)
 
 
 def _left_by_desktops(name: str) -> bool:

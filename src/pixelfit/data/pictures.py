@@ -266,7 +266,7 @@ def _by_rows(array: Array, change: Callable[[Array], Array]) -> Array:
     return np.concatenate([change(array[top : top + at_once]) for top in range(0, len(array), at_once)])
 
 
-class _Metered(io.RawIOBase):
+class _Metered(files.Wrapped):
     """A file that is read a few times over at most.
 
     Directories of a TIFF file may lie over each other, or tags tell of the whole file as their value: 8 KiB of such a file kept
@@ -274,7 +274,7 @@ class _Metered(io.RawIOBase):
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._left = _READ_FEW + _READ_AGAIN * stream.seek(0, io.SEEK_END)
         stream.seek(0)
 
@@ -290,18 +290,6 @@ class _Metered(io.RawIOBase):
         found = self.read(len(view))
         view[: len(found)] = found
         return len(found)
-
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        return self._stream.seek(place, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
 
 
 def _is_tiff(stream: IO[bytes]) -> bool:

@@ -110,16 +110,12 @@ def _json_rows(path: Path) -> Iterator[dict[str, Json]]:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    batches = list(_parquet_batches(path, None, _PARQUET_ROWS))
-    import pyarrow as pa
-
-    return pa.Table.from_batches(batches).to_pandas() if batches else _empty()
-
-
-def _empty() -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame()
+    batches = list(_parquet_batches(path, None, _PARQUET_ROWS))  # says so where pyarrow is missing
+    import pyarrow as pa
+
+    return pa.Table.from_batches(batches).to_pandas() if batches else pd.DataFrame()
 
 
 def _parquet_batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:

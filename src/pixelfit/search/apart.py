@@ -125,7 +125,7 @@ class TrialsApart:
         if machine().device != "cpu":
             return math.inf
         shared = 0 if isinstance(self._store, np.memmap) or self._nursery is None else self._store.nbytes
-        return min(self._most_memory, memory_limit()) - _private(os.getpid()) - shared
+        return max(0.0, min(self._most_memory, memory_limit()) - _private(os.getpid()) - shared)
 
     def _once(self, plan: Plan) -> Outcome:
         begun = time.monotonic()

@@ -58,18 +58,18 @@ def need_of(recipe: Recipe, train_set: Examples, facts: Facts) -> Need:
 
 def _kept(module: nn.Module, shape: tuple[int, ...]) -> float:
     """How many numbers a picture the layers give out, which are kept until the gradients are known."""
-    sizes = _sizes(module, shape, lambda: module.train()(torch.zeros(shape, device="meta")))
+    sizes = _sizes(module, lambda: module.train()(torch.zeros(shape, device="meta")))
     return sum(sizes) / shape[0]
 
 
 def _looked_at(module: nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
     """Numbers a picture in its features, and in the largest map on the way to them."""
     found: list[torch.Tensor] = []
-    sizes = _sizes(module, shape, lambda: found.append(parts_of(module.eval())[0](torch.zeros(shape, device="meta"))))
+    sizes = _sizes(module, lambda: found.append(parts_of(module.eval())[0](torch.zeros(shape, device="meta"))))
     return found[0].numel() / shape[0], max(sizes, default=0) / shape[0]
 
 
-def _sizes(module: nn.Module, shape: tuple[int, ...], compute: Callable[[], object]) -> list[int]:
+def _sizes(module: nn.Module, compute: Callable[[], object]) -> list[int]:
     """How many numbers each layer gives out that takes room of its own for them."""
     sizes: list[int] = []
 
