@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import shared, synthetic
-from pixelfit.automl import read
+from pixelfit.data.reading import read
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.types import CHANGES, Array, Json

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from PIL import Image
 from pixelfit.automl import Run, fit
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
-from pixelfit.search.apart import TrialsApart
+from pixelfit.search.nursery import Nursery
 from pixelfit.types import Array
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +161,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 @pytest.fixture
 def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials run in this process, where they see what a test has patched."""
-    monkeypatch.setattr("pixelfit.automl.TrialsApart", functools.partial(TrialsApart, forks=False))
+    monkeypatch.setattr(Nursery, "can_be", lambda: False)
 
 
 def opened_copy(folder: Path, to: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Families whose trials end badly, for ``TrialsApart(preload=...)``: what a child imports it knows."""
+"""Families whose trials end badly, for ``Nursery([...])``: what it imports, its children know."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from pixelfit.progress import Progress, Silent
 from pixelfit.runs import RunFolder
 from pixelfit.search.apart import TrialsApart
 from pixelfit.search.engine import LocalEngine, Outcome, Plan
+from pixelfit.search.nursery import Nursery
 from pixelfit.search.space import build_space
 from pixelfit.training.need import need_of
 from pixelfit.training.pace import Pace
@@ -50,7 +51,7 @@ def recipe_of(data: tuple[Facts, Splits], family: str = "mlp") -> Recipe:
 def engine(
     data: tuple[Facts, Splits], *, deadline: Deadline | None = None, progress: Progress | None = None, **others: object
 ) -> Iterator[TrialsApart]:
-    with TrialsApart(preload=["hostile_families"], **others) as apart:  # type: ignore[arg-type]
+    with TrialsApart(nursery=Nursery(["hostile_families"]), **others) as apart:  # type: ignore[arg-type]
         apart.ready(data[1].folds, data[0], deadline or Deadline(None), progress or Silent())
         yield apart
 
@@ -190,7 +191,7 @@ def test_a_search_with_a_crash_in_it_ends_well_and_says_so(tmp_path: Path) -> No
             return super().run(replace(plan, recipe=replace(plan.recipe, family="crashes")) if plan.number == 1 else plan)
 
     options = checked_options(task="regression", trials=3, steps=10, folds=1, out=tmp_path / "run")
-    ended = fit(bars(80), options, progress=Silent(), apart=Crashes(preload=["hostile_families"]))
+    ended = fit(bars(80), options, progress=Silent(), apart=Crashes(nursery=Nursery(["hostile_families"])))
     assert [trial.state for trial in ended.trials] == ["complete", "failed", "complete"]
     with (ended.folder.path / "leaderboard.csv").open(newline="") as lines:
         rows = {int(row["trial"]): row for row in csv.DictReader(lines)}
@@ -224,8 +225,9 @@ def test_nothing_is_left_of_a_search_that_was_killed(tmp_path: Path) -> None:
     assert not alive
 
 
+@pytest.mark.usefixtures("trials_here")
 def test_elsewhere_trials_run_in_this_process(tmp_path: Path) -> None:
     options = checked_options(task="regression", trials=2, steps=5, folds=1, out=tmp_path / "run")
-    with TrialsApart(forks=False) as apart:
+    with TrialsApart() as apart:
         assert not psutil.Process().children()
         assert len(fit(bars(60), options, progress=Silent(), apart=apart).trials) == 2

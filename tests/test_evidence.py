@@ -10,8 +10,9 @@ import pytest
 from conftest import HOSTILE, bars, opened_copy
 
 from pixelfit import report
-from pixelfit.automl import Run, read
+from pixelfit.automl import Run
 from pixelfit.data.inspect import fingerprint
+from pixelfit.data.reading import read
 from pixelfit.evidence.likeness import likeness
 from pixelfit.evidence.saliency import saliency
 from pixelfit.evidence.slices import slicings

@@ -11,8 +11,8 @@ import torch
 from conftest import bars
 
 from pixelfit import automl, load
-from pixelfit.automl import read
 from pixelfit.calibration import calibrated_predictor
+from pixelfit.data.reading import read
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import together
 from pixelfit.errors import OptionError

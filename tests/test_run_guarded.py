@@ -83,7 +83,7 @@ def test_a_run_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
 
 def test_runs_that_begin_at_once_get_folders_of_their_own() -> None:
     made: list[Path] = []
-    threads = [threading.Thread(target=lambda: made.append(RunFolder.create_free("digits").path)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: made.append(RunFolder.create_free(Path("digits")).path)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

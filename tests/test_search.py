@@ -490,7 +490,7 @@ def test_what_cannot_finish_is_not_started(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(CostModel, "step_s", lambda self, recipe: 1e6)
     monkeypatch.setattr(stages, "_TRIES", 1)
     pictures, columns = bars(60)
-    run = fit((pictures, columns), checked_options(task="regression", budget="9s", out=tmp_path / "run"), progress=Listening())
+    run = fit((pictures, columns), checked_options(task="regression", budget="2m", out=tmp_path / "run"), progress=Listening())
     assert all(FAMILIES[trial.family].fit is not None for trial in run.trials)
     assert any("too slow" in text for text in said)
 

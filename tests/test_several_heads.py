@@ -14,9 +14,9 @@ from sklearn.ensemble import ExtraTreesRegressor
 from test_models import FRESH, Unwatched
 
 from pixelfit.answers import sharpened_odds
-from pixelfit.automl import read
 from pixelfit.calibration import ensemble_temperature
 from pixelfit.conformal import Intervals, SeveralIntervals
+from pixelfit.data.reading import read
 from pixelfit.metrics import label_surprises, mean_ap, nrmse
 from pixelfit.models import trees
 from pixelfit.models.heads import (

@@ -11,7 +11,6 @@ from pixelfit import report
 from pixelfit.calibration import Calibrated, remembered
 from pixelfit.data.describe import describe, found, samples, tell
 from pixelfit.data.named import references_for
-from pixelfit.data.reading import read
 from pixelfit.data.sources import Source
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import together
@@ -23,17 +22,16 @@ from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.progress import Progress, Several
-from pixelfit.resume import as_begun, description, go_on
-from pixelfit.runlog import Noted, logged
-from pixelfit.runs import HeldOut, Remembered, RunFolder, refuse_taken
+from pixelfit.resume import as_begun, begin
+from pixelfit.runlog import Noted
+from pixelfit.runs import HeldOut, Remembered, RunFolder
 from pixelfit.search.apart import TrialsApart
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
-from pixelfit.search.searching import Limits, search
+from pixelfit.search.nursery import Nursery
+from pixelfit.search.searching import Limits, Search
 from pixelfit.search.space import build_space
 from pixelfit.types import Facts, Scores, Splits, Trial
-
-__all__ = ["Run", "fit", "read"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,13 @@ class Run:
 
 
 def fit(
-    source: Source, options: FitOptions, *, progress: Progress, started: float | None = None, apart: TrialsApart | None = None
+    source: Source,
+    options: FitOptions,
+    *,
+    progress: Progress,
+    started: float | None = None,
+    nursery: Nursery | None = None,
+    apart: TrialsApart | None = None,
 ) -> Run:
     """Search for the best model within the budget, measure it once on the test set, and write the report.
 
@@ -59,41 +63,34 @@ def fit(
         options: task, budget, seed, where to write.
         progress: is told what happens.
         started: when the command began, on the monotonic clock, if that was before this call.
+        nursery: the process in which trials are born, if it has begun already.
         apart: where trials run; by default in processes of their own, where the system has a safe way to make them.
 
     Raises:
         PixelfitError: the data or options cannot be used, and nothing is written; or no trial gave a usable model.
     """
     deadline = Deadline(options.budget_s, started=started)
-    if options.out is not None and not options.resume:
-        refuse_taken(options.out, overwrite=options.overwrite)
     with ExitStack() as during:
         during.enter_context(memory_allowed(options.memory))
-        engine = during.enter_context(apart or TrialsApart(most_memory=options.memory or math.inf))
-        facts, splits = read(source, options, progress)
+        engine = during.enter_context(apart or TrialsApart(most_memory=options.memory or math.inf, nursery=nursery))
+        folder, facts, splits = during.enter_context(begin(source, options, deadline, progress))
         tell(facts, splits, progress)
         space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)
-        folder = _folder(options, facts)
-        going_on = options.resume and folder.has_begun()
-        during.enter_context(folder.kept_for_itself(overwrite=options.overwrite, resume=going_on))
-        if going_on:
-            during.enter_context(as_begun(folder))
-            go_on(folder, options, facts, deadline, progress)
-        else:
-            folder.write_run(description(source, options))
-        during.enter_context(logged(folder.log_file, deadline))
         during.enter_context(deadline.stopped_by_ctrl_c())
         folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})
         progress = Several(progress, Noted())
         seconds = {"data": deadline.elapsed()}
         limits = _limits(options)
+        search = Search(space, splits, facts, folder, deadline, limits, progress)
+        baseline = search.first_model()
         engine.ready(splits.folds, facts, deadline, progress)
-        trials = search(space, splits, facts, folder, engine=engine, deadline=deadline, limits=limits, progress=progress)
+        during.enter_context(as_begun(folder))
+        trials = search.trials(engine, after=baseline)
         seconds["search"] = deadline.elapsed()
         finish = Finish(splits, facts, folder, deadline, limits, progress, engine)
         trials, final = finish.final(trials)
-        baseline = together([(trials[0], 1.0)], facts, folder)
-        evaluation = score_on_test(final, baseline, splits.test, facts, seed=options.seed)
+        constant = together([(baseline, 1.0)], facts, folder)
+        evaluation = score_on_test(final, constant, splits.test, facts, seed=options.seed)
         seconds["scoring"] = deadline.elapsed()
         folder.write_timeline(seconds, interrupted=deadline.interrupted)
         _save_results(folder, trials, final, evaluation, facts, splits, seed=options.seed)
@@ -107,12 +104,6 @@ def fit(
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         folder.seal()
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
-
-
-def _folder(options: FitOptions, facts: Facts) -> RunFolder:
-    if options.out is None:
-        return RunFolder.create_free(f"{facts.data}-{facts.task}")
-    return RunFolder.create(options.out, overwrite=options.overwrite or options.resume)
 
 
 def _limits(options: FitOptions) -> Limits:

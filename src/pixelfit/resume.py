@@ -1,19 +1,20 @@
-"""What a run began with, and whether that is still there: for one that goes on, and for one that is repeated."""
+"""How a run begins, what it began with, and whether that is still there: for one that goes on, and for one that is repeated."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pixelfit.data.reading import read
-from pixelfit.data.sources import Source
+from pixelfit.data.sources import Source, name_of
 from pixelfit.deadline import Deadline
 from pixelfit.environment import environment
 from pixelfit.errors import PixelfitError, RunError
 from pixelfit.options import FitOptions, checked_options
 from pixelfit.progress import Progress
+from pixelfit.runlog import logged
 from pixelfit.runs import RunFolder
 from pixelfit.training.machine import Machine, adopted, machine
 from pixelfit.types import Facts, Json, Splits
@@ -23,14 +24,55 @@ _ABOUT_THE_FOLDER = ("out", "overwrite", "resume")
 _PATHS = ("test", "weights", "data_dir")  # options that may be relative to the folder in which the run was begun
 
 
+@contextmanager
+def begin(
+    source: Source, options: FitOptions, deadline: Deadline, progress: Progress
+) -> Iterator[tuple[RunFolder, Facts, Splits]]:
+    """A run folder for this process alone, and the data; within this block the folder's log is written.
+
+    The folder says what is run before anything is read, so that a run can go on whatever ends it. If the data or options
+    cannot be used, it is taken away again. A run that is to be replaced stays until its successor's data have been read.
+
+    Raises:
+        PixelfitError: the data or options cannot be used, or the folder cannot.
+    """
+    path = Path("runs") / name_of(source) if options.out is None else options.out
+    folder = (
+        RunFolder.create_free(path) if options.out is None else RunFolder.create(path, taken=options.overwrite or options.resume)
+    )
+    with folder.kept_for_itself(overwrite=options.overwrite, resume=options.resume), ExitStack() as during:
+        spent_s = 0.0
+        going_on = options.resume and folder.has_begun()
+        replaces = folder.has_begun() and not going_on
+        if going_on:
+            refuse_other_options(folder, options)
+            spent_s = folder.spent_s()
+            deadline.add(spent_s)
+        elif not replaces:
+            during.enter_context(folder.gone_if_refused())
+            folder.write_run(description(source, options))
+        if not replaces:
+            during.enter_context(logged(folder.log_file, deadline))
+        facts, splits = read(source, options, progress)
+        if going_on:
+            refuse_other_data(folder, facts)
+            folder.reopen()
+            progress.say(f"Going on with the run in {folder.path}, which has taken {spent_s:.0f} s so far.")
+        elif replaces:
+            folder.clear()
+            folder.write_run(description(source, options))
+            during.enter_context(logged(folder.log_file, deadline))
+        yield folder, facts, splits
+
+
 def description(source: Source, options: FitOptions) -> Json:
-    """What ``run.json`` says: what was asked for, where, and what it runs on."""
+    """What ``run.json`` says of a run that begins: what was asked for, where, and what it runs on."""
     return {
         "source": str(source) if isinstance(source, (str, Path)) else None,
         "begun_in": str(Path.cwd()),
         "options": options.model_dump(mode="json"),
         "budget_s": options.budget_s,
-        "environment": {**environment(), "training": machine().to_json()},
+        "environment": environment(),
     }
 
 
@@ -62,12 +104,20 @@ def read_again(folder: RunFolder, progress: Progress) -> tuple[Facts, Splits]:
 
 @contextmanager
 def as_begun(folder: RunFolder) -> Iterator[None]:
-    """Within this block trainings run with the threads and in the precision that the run began with."""
+    """Within this block trainings run with the threads and in the precision that the run began with.
+
+    A run that has trained nothing yet measures what the machine does best, and writes it down.
+    """
+    record = folder.read("run.json")
     try:
-        recorded = Machine(**folder.read("run.json")["environment"]["training"])
-    except (KeyError, TypeError) as error:
+        recorded = record["environment"].get("training")
+        known = None if recorded is None else Machine(**recorded)
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder.path / 'run.json'} was written by another version of pixelfit, which cannot be read.") from error
-    with adopted(recorded):
+    if known is None:
+        known = machine()
+        folder.write_run({**record, "environment": {**record["environment"], "training": known.to_json()}})
+    with adopted(known):
         yield
 
 
@@ -86,12 +136,8 @@ def _asked(folder: RunFolder, otherwise: str) -> tuple[str, dict[str, Json]]:
     return _found(source, where), {name: value for name, value in options.items() if name not in _ABOUT_THE_FOLDER}
 
 
-def go_on(folder: RunFolder, options: FitOptions, facts: Facts, deadline: Deadline, progress: Progress) -> None:
-    """Take back what stands in the way, and count the time that the run took already.
-
-    Raises:
-        RunError: the run is finished, or began with other options or data.
-    """
+def refuse_other_options(folder: RunFolder, options: FitOptions) -> None:
+    """Raise RunError if the run is finished, or began with other options."""
     if folder.is_finished():
         raise RunError(f"The run in {folder.path} is finished; its report is {folder.report_file}.")
     before = folder.read("run.json")["options"]
@@ -103,15 +149,15 @@ def go_on(folder: RunFolder, options: FitOptions, facts: Facts, deadline: Deadli
                 f"The run in {folder.path} began with another {option} ({before.get(name)}, now {now[name]}); "
                 "it goes on with what it began with, or not at all."
             )
+
+
+def refuse_other_data(folder: RunFolder, facts: Facts) -> None:
+    """Raise RunError if the run began with other data."""
     if (folder.path / "data.json").is_file() and folder.read("facts.json") != json.loads(json.dumps(facts.to_json())):
         raise RunError(
             f"The data are not those that the run in {folder.path} began with, so it cannot go on; "
             "begin another run, or this one anew with --overwrite."
         )
-    folder.reopen()
-    spent_s = folder.spent_s()
-    deadline.add(spent_s)
-    progress.say(f"Going on with the run in {folder.path}, which has taken {spent_s:.0f} s so far.")
 
 
 def _found(path: str, where: Path) -> str:

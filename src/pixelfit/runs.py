@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import itertools
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from pixelfit.data.arrays import read_npz
 from pixelfit.data.targets import shown_targets
-from pixelfit.errors import DataError, RunError
+from pixelfit.errors import DataError, PixelfitError, RunError
 from pixelfit.files import read_json, read_rows, write_json, write_rows, write_text, written_beside
 from pixelfit.runlog import read_lines
 from pixelfit.sealed import SUMS, damaged, is_sealed, refuse_damaged, refuse_foreign, seal
@@ -97,39 +98,42 @@ class Saveable(Protocol):
 class RunFolder:
     """A run's folder. Methods write or read one thing each."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: Sequence[Path] = ()) -> None:
         self.path = path
+        self._made = tuple(made)  # the folders that were not there before, this one first
 
     @staticmethod
-    def create(path: Path, *, overwrite: bool = False) -> RunFolder:
-        """Make the folder; raises RunError if something is in the way, which ``overwrite`` allows a run to be."""
-        refuse_taken(path, overwrite=overwrite)
+    def create(path: Path, *, taken: bool = False) -> RunFolder:
+        """Make the folder; raises RunError if something is in the way, which a run may be where it may be ``taken``."""
+        refuse_taken(path, overwrite=taken)
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
-        return RunFolder(path)
+        return RunFolder(path, made)
 
     @staticmethod
-    def create_free(name: str) -> RunFolder:
-        """Make the first of ``runs/NAME``, ``runs/NAME-2``, ... that does not exist; two runs that begin at once get two."""
+    def create_free(wanted: Path) -> RunFolder:
+        """Make the first of ``PATH``, ``PATH-2``, ... that does not exist; two runs that begin at once get two."""
         for number in itertools.count(1):
-            path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            made = [folder for folder in (path, *path.parents) if not folder.exists()]
             try:
                 path.mkdir(parents=True)
             except FileExistsError:
                 continue
             except OSError as error:
                 raise RunError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
-            return RunFolder(path)
+            return RunFolder(path, made)
         raise AssertionError("unreachable")
 
     @contextmanager
     def kept_for_itself(self, *, overwrite: bool = False, resume: bool = False) -> Iterator[None]:
         """Within this block no other process may work on this run.
 
-        What an earlier run left is removed first where ``overwrite`` asks for that; with ``resume`` it stays, but for files
-        that were not written to their end.
+        What an earlier run left is refused unless ``overwrite`` or ``resume`` asks for it; with ``resume``, files that were
+        not written to their end are removed.
 
         The lock is the system's (``flock``), so a process that dies does not hold it.
 
@@ -147,12 +151,29 @@ class RunFolder:
                     part.unlink()
             else:
                 refuse_taken(self.path, overwrite=overwrite)
-                self._clear()
             yield
         finally:
             lock.release()
 
-    def _clear(self) -> None:
+    @contextmanager
+    def gone_if_refused(self) -> Iterator[None]:
+        """Take the folder away, with those above it that were made for it, if what the run is of turns out to be of no use.
+
+        What ends the block once the data have been written leaves the folder; so does a disk that is full.
+        """
+        try:
+            yield
+        except (PixelfitError, OSError) as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full and not (self.path / "data.json").exists():
+                self.clear()
+                (self.path / _LOCK_FILE).unlink(missing_ok=True)
+                for folder in self._made:
+                    with suppress(OSError):  # another run has begun beside this one
+                        folder.rmdir()
+            raise
+
+    def clear(self) -> None:
         """Remove everything but the lock, the run's own description last: without it nothing else would be known as a run's."""
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == "run.json"):
             if entry.name != _LOCK_FILE:

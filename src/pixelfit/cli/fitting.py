@@ -156,8 +156,8 @@ def inspect(
     from pixelfit.display import Display
 
     with Display(console, budget_s=None, started=STARTED) as display:
-        from pixelfit.automl import read
         from pixelfit.data.describe import describe, tell_all
+        from pixelfit.data.reading import read
         from pixelfit.files import write_json
 
         facts, splits = read(source, options, display)
@@ -187,6 +187,7 @@ def _fit(source: str, options: FitOptions, *, live: bool, port: int | None) -> N
     console = console_for()
     from pixelfit.display import Display
     from pixelfit.progress import Progress, Several
+    from pixelfit.search.nursery import Nursery
 
     if port is not None and not live:
         raise OptionError("--port is that of the page that --live serves: give --live, too, or leave it out.")
@@ -194,11 +195,13 @@ def _fit(source: str, options: FitOptions, *, live: bool, port: int | None) -> N
     with ExitStack() as stack:
         if view is not None:
             stack.enter_context(view)
+        # It loads what trials need while this process does the same.
+        nursery = stack.enter_context(Nursery()) if Nursery.can_be() else None
         with Display(console, budget_s=options.budget_s, started=STARTED) as display:
             from pixelfit.automl import fit
 
             progress: Progress = display if view is None else Several(display, view.state)
-            run = fit(source, options, progress=progress, started=STARTED)
+            run = fit(source, options, progress=progress, started=STARTED, nursery=nursery)
         print_result(console, run)
         if view is not None:
             view.finish(run)

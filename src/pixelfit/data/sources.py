@@ -52,6 +52,17 @@ def load_table(
     return table if test is None else _with_test(table, _load(test, columns, data_dir, progress))
 
 
+def name_of(source: Source) -> str:
+    """What a run of this source is called before anything has been read: a name that a folder can have."""
+    if isinstance(source, tuple):
+        return "arrays"
+    if not isinstance(source, (str, Path)):
+        return "frame" if _is_frame(source) else "dataset"
+    path = Path(str(source).removeprefix(hub.PREFIX)).expanduser()
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    return (name.split(".")[0] if is_archive(path) else Path(name).stem) or "pictures"
+
+
 def _load(source: Source, columns: Columns, data_dir: Path | None, progress: Progress) -> Table:
     if isinstance(source, tuple):
         return from_pair(*source)

@@ -156,7 +156,7 @@ if TEST is None:
     raise ValueError("Put the pictures and targets of the run's test set into TEST, in this cell.")
 """
 _DATA = """
-from pixelfit.automl import read
+from pixelfit.data.reading import read
 from pixelfit.progress import Silent
 
 facts, splits = read(SOURCE, options, Silent())

@@ -6,9 +6,6 @@ import math
 import os
 import pickle
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,11 +20,12 @@ from pixelfit.deadline import Deadline
 from pixelfit.environment import memory_limit
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
+from pixelfit.search.births import Errand, Household, StoreAt, message, packed, unpacked
 from pixelfit.search.engine import LocalEngine, Outcome, Plan, failed
-from pixelfit.search.nursery import STATUS, Errand, Household, StoreAt, message, packed, unpacked
+from pixelfit.search.nursery import Nursery
 from pixelfit.training.machine import machine
 from pixelfit.training.need import need_of
-from pixelfit.types import BASELINE, Array, Facts, Fold
+from pixelfit.types import Array, Facts, Fold
 
 _LOOK_EVERY_S = 0.25
 _LATE, _LATE_S = 1.5, 10.0  # a trial that takes so many times its seconds, and so many more, hangs
@@ -41,46 +39,39 @@ _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory", "o
 class TrialsApart:
     """Runs trials in children of a process that is started early, so that its imports take no time of the search.
 
-    Only Linux forks safely; elsewhere, or without ``forks``, trials run in this process. ``silent_s`` is how long a trial
-    may be silent; ``preload`` are modules that the children need beside pixelfit's own; ``most_memory`` bytes may this
-    process and a trial take together.
+    Where there can be no such process, trials run in this one. ``silent_s`` is how long a trial may be silent;
+    ``most_memory`` bytes may this process and a trial take together; ``nursery`` is the process, if it has begun already,
+    and is ended from here.
     """
 
     def __init__(
         self,
         *,
-        forks: bool = sys.platform == "linux",
         silent_s: float = 1800.0,
-        preload: Sequence[str] = (),
         most_memory: float = math.inf,
+        nursery: Nursery | None = None,
     ) -> None:
-        self._forks = forks and bool(sys.executable)
-        self._silent_s, self._preload, self._most_memory = silent_s, preload, most_memory
-        self._nursery: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._memory = -1
+        self._silent_s, self._most_memory = silent_s, most_memory
+        self._nursery = nursery or (Nursery() if Nursery.can_be() else None)
+        self._has_household = False
         self._here: LocalEngine | None = None
 
     def __enter__(self) -> Self:
-        if self._forks:
-            self._memory = os.memfd_create("pixelfit-pictures")
-            self._start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end()
-        if self._memory >= 0:
-            os.close(self._memory)
-            self._memory = -1
 
     def ready(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
-        """Hand over what all trials share."""
+        """Hand over what all trials share, and wait until they can begin."""
         self._folds, self._facts, self._deadline, self._progress = folds, facts, deadline, progress
         self._here = LocalEngine(folds, facts, deadline, progress)
         self._store = folds[0].train.store
         if self._nursery is not None:
-            self._at = _at(self._store, self._memory)
-            self._hand_over()
+            self._at = _at(self._store, self._nursery.memory)
+            if not self._nursery.is_ready():
+                note("nursery did not start")
+                self._end()
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial; where its memory does not suffice, once more with half the batch. Failures are recorded."""
@@ -129,32 +120,30 @@ class TrialsApart:
 
     def _once(self, plan: Plan) -> Outcome:
         begun = time.monotonic()
+        nursery = self._nursery
+        assert nursery is not None
         try:
-            child, connection = self._child()
+            child, connection = self._child(nursery)
         except OSError as error:  # the nursery itself has ended
             note("nursery ended", error=error)
-            self._end()
-            self._start()
-            self._hand_over()
-            child, connection = self._child()
+            nursery.again()
+            self._has_household = False
+            if not nursery.is_ready():
+                raise
+            child, connection = self._child(nursery)
         with connection:
             outcome, why = self._followed(plan, child, connection, begun)
-        assert self._control is not None
-        status = STATUS.unpack(self._control.recv(STATUS.size))[0]
+        status = nursery.how_it_ended()
         if outcome is not None:
             return outcome
         return failed(plan, why or _reason(status), begun)
 
-    def _child(self) -> tuple[int, Connection]:
-        assert self._control is not None
-        ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [b"t"], [theirs.fileno()])
-        answer = self._control.recv(STATUS.size)
-        if len(answer) < STATUS.size:
-            ours.close()
-            raise BrokenPipeError("the process that starts trials has ended")
-        return STATUS.unpack(answer)[0], Connection(ours.detach())
+    def _child(self, nursery: Nursery) -> tuple[int, Connection]:
+        if not self._has_household:
+            # Not sooner: the machine is measured once this process and that one have loaded everything, and are quiet.
+            household = Household(self._folds, self._facts, machine())
+            self._has_household = nursery.takes(message(pickle.dumps(self._at)) + message(packed(household, self._store)))
+        return nursery.child()
 
     def _followed(self, plan: Plan, child: int, connection: Connection, begun: float) -> tuple[Outcome | None, str | None]:
         """The trial's outcome; or None, with the reason if it was ended from here."""
@@ -199,8 +188,7 @@ class TrialsApart:
         if plan.pace.seconds < math.inf and now - begun > _LATE * plan.pace.seconds + _LATE_S:
             return f"TimeoutError: the trial had {plan.pace.seconds:.0f} s, took {now - begun:.0f} s and was ended"
         overdue = budget_s is not None and self._deadline.overdue() > _OVERDUE * budget_s
-        needed = plan.purpose == BASELINE  # without which there would be nothing to give
-        if overdue and now - begun > plan.pace.seconds and not needed:
+        if overdue and now - begun > plan.pace.seconds:
             return "TimeoutError: the trial was not done when the budget was used up, and was ended"
         if now - heard > self._silent_s:
             return f"TimeoutError: nothing was heard of the trial for {now - heard:.0f} s, and it was ended"
@@ -210,34 +198,9 @@ class TrialsApart:
                 return f"MemoryError: the trial would have taken {taken / 1e9:.2f} GB, more than --memory allows"
         return None
 
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            words = ["-P", "-m", "pixelfit.search.nursery", str(theirs.fileno()), str(self._memory), *self._preload]
-            self._nursery = subprocess.Popen(
-                [sys.executable, *words],
-                pass_fds=[theirs.fileno(), self._memory],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-                start_new_session=True,  # Ctrl-C is for the search to decide about
-            )
-        self._control = ours
-
-    def _hand_over(self) -> None:
-        assert self._control is not None
-        household = Household(self._folds, self._facts, machine())
-        self._control.sendall(message(pickle.dumps(self._at)) + message(packed(household, self._store)))
-        if self._control.recv(1) != b"r":
-            note("nursery did not start")
-            self._end()
-
     def _end(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
         if self._nursery is not None:
-            self._nursery.kill()
-            self._nursery.wait()
+            self._nursery.end()
             self._nursery = None
 
 

@@ -26,6 +26,7 @@ from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Examples, Facts, Fold, Forecast, Json, Trial, TrialState
 
+SEEDS_A_RUN = 10_000  # a trial's seed is the run's, times this, and its number
 _LATENCIES = 5
 _TIMED = 64  # pictures, to see how long a prediction takes
 

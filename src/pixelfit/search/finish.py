@@ -13,7 +13,7 @@ from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.distill import student_recipe, teachings
-from pixelfit.search.engine import Engine, Plan
+from pixelfit.search.engine import SEEDS_A_RUN, Engine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
 from pixelfit.search.searching import Limits, after_s, most_remembered, most_views_ms
 from pixelfit.training.loop import Start
@@ -70,7 +70,7 @@ class Finish:
             DISTILLED,
             recipe,
             Pace(self.deadline.left(), most_epochs=3 * recipe.epochs, steps=self.limits.steps),
-            seed=self.limits.seed * 10_000 + number,
+            seed=self.limits.seed * SEEDS_A_RUN + number,
             starts=(Start(targets=lessons),),
         )
         outcome = self.engine.run(plan)

@@ -1,220 +1,91 @@
-"""The process in which trials are born: it has everything loaded, trains nothing itself, and forks a child for each trial.
-
-A fork of the program that the user started could hang, since OpenMP's threads do not survive one; this process never runs
-any. A child takes 10 ms to start, and gives all its memory back when it ends.
-"""
+"""The process in which trials are born, as the search's process sees it: nothing heavy is loaded here, so it can begin first."""
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import logging
-import mmap
 import os
-import pickle
-import signal
 import socket
 import struct
+import subprocess
 import sys
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from io import BytesIO
 from multiprocessing.connection import Connection
-from typing import Any, BinaryIO
-
-import numpy as np
-
-from pixelfit.deadline import Deadline
-from pixelfit.progress import Silent
-from pixelfit.runlog import FIELDS, LOGGER
-from pixelfit.search.engine import LocalEngine, Plan
-from pixelfit.training.machine import Machine, hand_down
-from pixelfit.types import Array, Facts, Fold
+from typing import Self
 
 STATUS = struct.Struct("i")
-# Loaded with the first optimiser, which would take each child a second.
-_LATER_OTHERWISE = ("torch._dynamo",)
-# While this child is at work; the first, the baseline, takes no time. Trees would load it anew in each child, for a second.
-_IMPORTS_TREES = 2
-_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+READY = b"r"
 
 
-@dataclass(frozen=True)
-class StoreAt:
-    """Where the store of pictures lies: in a file of that name, or, without one, in the shared memory that was handed over."""
+class Nursery:
+    """A process that loads what trials need while this one does the same, then waits for a household to be born into.
 
-    name: str | None
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
+    ``preload`` are modules that its children need beside pixelfit's own. Only Linux forks safely; see ``can_be``.
+    """
 
-    def open(self, memory: int) -> Array:
-        """The store, mapped; ``memory`` is the shared memory's descriptor."""
-        if self.name is not None:
-            return np.memmap(self.name, self.dtype, "r", self.offset, self.shape)
-        mapped = mmap.mmap(memory, 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, self.dtype).reshape(self.shape)
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        self._preload = tuple(preload)
+        self.memory = os.memfd_create("pixelfit-pictures")  # shared with it, for pictures
+        self._begin()
 
+    @staticmethod
+    def can_be() -> bool:
+        """Whether this system has what it takes."""
+        return sys.platform == "linux" and bool(sys.executable)
 
-@dataclass(frozen=True)
-class Household:
-    """What all trials of a search share, but for the pictures."""
+    def __enter__(self) -> Self:
+        return self
 
-    folds: Sequence[Fold]
-    facts: Facts
-    machine: Machine
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
+    def again(self) -> None:
+        """Begin anew, in place of a process that has died."""
+        self._stop()
+        self._begin()
 
-@dataclass(frozen=True)
-class Errand:
-    """One trial to be run; ``judged`` is whether its looks are to be asked about."""
+    def end(self) -> None:
+        """End the process; doing so twice changes nothing."""
+        self._stop()
+        if self.memory >= 0:
+            os.close(self.memory)
+            self.memory = -1
 
-    plan: Plan
-    judged: bool
+    def is_ready(self) -> bool:
+        """Wait until it has loaded everything; False if it could not."""
+        return self._control.recv(1) == READY
 
+    def takes(self, household: bytes) -> bool:
+        """Give it what all trials share; False if it could not take that."""
+        self._control.sendall(household)
+        return self._control.recv(1) == READY
 
-def packed(thing: object, store: Array) -> bytes:
-    """The thing pickled, with a mark in place of the store: both ends are this program."""
-    out = BytesIO()
+    def child(self) -> tuple[int, Connection]:
+        """A child's process and the connection to it; raises OSError if the nursery has died."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [b"t"], [theirs.fileno()])
+        answer = self._control.recv(STATUS.size)
+        if len(answer) < STATUS.size:
+            ours.close()
+            raise BrokenPipeError("the process that starts trials has ended")
+        return int(STATUS.unpack(answer)[0]), Connection(ours.detach())
 
-    class Packer(pickle.Pickler):
-        def persistent_id(self, part: Any) -> str | None:
-            return "store" if part is store else None
+    def how_it_ended(self) -> int:
+        """The status with which the latest child ended, as ``os.waitpid`` gives it."""
+        return int(STATUS.unpack(self._control.recv(STATUS.size))[0])
 
-    Packer(out, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
-    return out.getvalue()
+    def _begin(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            words = ["-P", "-m", "pixelfit.search.births", str(theirs.fileno()), str(self.memory), *self._preload]
+            self._process = subprocess.Popen(
+                [sys.executable, *words],
+                pass_fds=[theirs.fileno(), self.memory],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                start_new_session=True,  # Ctrl-C is for the search to decide about
+            )
 
-
-def unpacked(content: bytes, store: Array) -> Any:
-    """What was packed, with this store."""
-
-    class Unpacker(pickle.Unpickler):
-        def persistent_load(self, name: str) -> Array:
-            return store
-
-    return Unpacker(BytesIO(content)).load()
-
-
-def main() -> None:
-    """Wait for trials until the other end is gone."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control, memory = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    for module in (*_LATER_OTHERWISE, *sys.argv[3:]):
-        importlib.import_module(module)
-    with control.makefile("rb") as incoming:
-        at: StoreAt = pickle.loads(_message(incoming))  # noqa: S301 - from the process that started this one
-        store = at.open(memory)
-        household: Household = unpacked(_message(incoming), store)
-    control.sendall(b"r")
-    born = 0
-    while True:
-        _, handed, _, _ = socket.recv_fds(control, 1, 1)
-        if not handed:
-            return
-        child = os.fork()
-        if child == 0:
-            control.close()
-            _be_a_trial(handed[0], household, store)
-        os.close(handed[0])
-        control.sendall(STATUS.pack(child))
-        born += 1
-        if born == _IMPORTS_TREES:
-            importlib.import_module("sklearn.ensemble")
-        control.sendall(STATUS.pack(os.waitpid(child, 0)[1]))
-
-
-def message(content: bytes) -> bytes:
-    """The content with its length before it."""
-    return struct.pack("Q", len(content)) + content
-
-
-def _message(incoming: BinaryIO) -> bytes:
-    (length,) = struct.unpack("Q", incoming.read(8))
-    return incoming.read(length)
-
-
-def die_with_parent() -> None:
-    """End this process when the one that started it ends, however that happens."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
-        os._exit(1)
-
-
-def _be_a_trial(handed: int, household: Household, store: Array) -> None:
-    die_with_parent()
-    connection = Connection(handed)
-    try:
-        errand: Errand = unpacked(connection.recv_bytes(), store)
-        hand_down(household.machine)
-        LOGGER.handlers[:] = [_Told(connection)]
-        LOGGER.setLevel(logging.INFO)
-        teller = _Teller(connection)
-        plan = replace(errand.plan, is_losing=teller.is_losing if errand.judged else None)
-        outcome = LocalEngine(household.folds, household.facts, _Asked(teller), teller).run(plan)
-        connection.send_bytes(packed(("outcome", outcome), store))
-    except (EOFError, OSError):
-        os._exit(1)  # the other end is gone
-    os._exit(0)
-
-
-class _Teller(Silent):
-    """A Progress that tells the search's own process, and asks it whether to go on."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.is_stopped = False
-
-    def advance_trial(self, fraction: float, detail: str) -> None:
-        self._connection.send(("advance", fraction, detail))
-
-    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
-        self._connection.send(("check", epoch, score, fold, folds))
-
-    def is_losing(self, eighth: int, score: float) -> bool:
-        """Ask; a request to stop may come before the answer."""
-        self._connection.send(("losing?", eighth, score))
-        while True:
-            answer = self._connection.recv()
-            if answer != "stop":
-                return bool(answer)
-            self.is_stopped = True
-
-    def look_for_stop(self) -> bool:
-        """Whether the search's process wants this one to end."""
-        while not self.is_stopped and self._connection.poll(0):
-            self.is_stopped = self._connection.recv() == "stop"
-        return self.is_stopped
-
-
-class _Asked(Deadline):
-    """A clock that asks the search's process whether the user wants to stop."""
-
-    def __init__(self, teller: _Teller) -> None:
-        super().__init__(None)
-        self._teller = teller
-
-    @property
-    def interrupted(self) -> bool:
-        return self._teller.look_for_stop()
-
-
-class _Told(logging.Handler):
-    """Sends what is logged to the search's process, whose log it goes into."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def emit(self, record: logging.LogRecord) -> None:
-        fields = dict(getattr(record, FIELDS, {}))
-        if record.exc_info is not None and record.exc_info[1] is not None:
-            error = record.exc_info[1]
-            fields |= {"error": f"{type(error).__name__}: {error}", "traceback": "".join(traceback.format_exception(error))}
-        self._connection.send(("note", record.getMessage(), fields))
-
-
-if __name__ == "__main__":
-    main()
+    def _stop(self) -> None:
+        self._control.close()
+        self._process.kill()
+        self._process.wait()

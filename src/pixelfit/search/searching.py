@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
@@ -16,15 +17,16 @@ from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.earlier import Earlier
-from pixelfit.search.engine import Engine
+from pixelfit.search.engine import SEEDS_A_RUN, Engine, LocalEngine, Plan
 from pixelfit.search.space import Space
 from pixelfit.search.stages import Limits, Stages
 from pixelfit.search.study import Study
 from pixelfit.training.machine import machine
+from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import FULL_LENGTH, SNAPSHOT, Facts, Splits, Trial
+from pixelfit.types import BASELINE, FULL_LENGTH, SNAPSHOT, Facts, Splits, Trial
 
-__all__ = ["Limits", "after_s", "most_remembered", "most_views_ms", "search", "time_after"]
+__all__ = ["Limits", "Search", "after_s", "most_remembered", "most_views_ms", "time_after"]
 
 _AFTER_S = 3.0  # choosing and drawing the report, measured at 2 s on 2 cores
 _RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metrics
@@ -34,61 +36,91 @@ _FEWEST_REMEMBERED = 100
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 
 
-def search(
-    space: Space,
-    splits: Splits,
-    facts: Facts,
-    folder: RunFolder,
-    *,
-    engine: Engine,
-    deadline: Deadline,
-    limits: Limits,
-    progress: Progress,
-) -> tuple[Trial, ...]:
-    """Try recipes until the trials or the time run out. Each trial is written to the run folder as it ends.
+@dataclass(frozen=True)
+class Search:
+    """A search: where it looks, and what it has to look with. Each trial is written to the run folder as it ends.
 
     What an earlier process left of the same search in the folder is gone on from.
-
-    Three stages: the portfolio in short trainings, the best third of it once more and longer; then recipes that Optuna
-    samples, as long as they promise more than their time would give the final training; then the best recipes at full
-    length. What time is left after that samples on.
     """
-    record = folder.read_if_there("search.json") or {
-        "began_s": deadline.elapsed(),
-        "flops": machine().flops,
-        "slowed": 1.0 if deadline.budget_s is None else round(slowed_by_others(), 2),
-    }
-    deadline.slowed_by(record.get("slowed", 1.0))  # which runs of older versions do not tell
-    folder.write_search({**record, "over": False})
-    study = Study(folder.study_file, space, seed=limits.seed)
-    costs = CostModel(facts.spec, record["flops"], len(splits.folds))
-    stages = Stages(space, study, costs, deadline, limits, limits.seed, splits, facts, folder, progress, began=record["began_s"])
-    earlier, plans = Earlier(folder, deadline, progress), stages.plans()
-    while True:
-        with earlier.time_of(len(stages.trials)):
-            plan, asked = next(plans, (None, None))
-        if plan is None:
-            break
-        progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
+
+    space: Space
+    splits: Splits
+    facts: Facts
+    folder: RunFolder
+    deadline: Deadline
+    limits: Limits
+    progress: Progress
+
+    def first_model(self) -> Trial:
+        """The baseline, which needs no training: something to give as soon as there are pictures.
+
+        Raises:
+            SearchError: not even that answers as soon as is asked for.
+        """
+        recipe, most_ms = self.space.baseline(), self.limits.latency_ms
+        pace = Pace(most_epochs=recipe.epochs, steps=self.limits.steps)
+        engine = LocalEngine(self.splits.folds, self.facts, self.deadline, self.progress)
+        trial = self._tried(Plan(0, BASELINE, recipe, pace, seed=self.limits.seed * SEEDS_A_RUN), engine)
+        if (trial.latency_ms or 0.0) > most_ms:
+            raise SearchError(
+                f"No model answers within --max-latency {most_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
+            )
+        self._rank([trial])
+        return trial
+
+    def trials(self, engine: Engine, *, after: Trial) -> tuple[Trial, ...]:
+        """Try recipes until the trials or the time run out; those tried, with the one before.
+
+        Three stages: the portfolio in short trainings, the best third of it once more and longer; then recipes that Optuna
+        samples, as long as they promise more than their time would give the final training; then the best recipes at full
+        length. What time is left after that samples on.
+        """
+        splits, facts, folder, deadline, limits = self.splits, self.facts, self.folder, self.deadline, self.limits
+        record = folder.read_if_there("search.json") or {
+            "began_s": deadline.elapsed(),
+            "flops": machine().flops,
+            "slowed": 1.0 if deadline.budget_s is None else round(slowed_by_others(), 2),
+        }
+        deadline.slowed_by(record.get("slowed", 1.0))  # which runs of older versions do not tell
+        folder.write_search({**record, "over": False})
+        study = Study(folder.study_file, self.space, seed=limits.seed)
+        costs = CostModel(facts.spec, record["flops"], len(splits.folds))
+        stages = Stages(
+            self.space, study, costs, deadline, limits, limits.seed, splits, facts, folder, self.progress,
+            began=record["began_s"], trials=[after],
+        )  # fmt: skip
+        earlier, plans = Earlier(folder, deadline, self.progress), stages.plans()
+        while True:
+            deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
+            with earlier.time_of(len(stages.trials)):
+                plan, asked = next(plans, (None, None))
+            if plan is None:
+                break
+            trial = self._tried(plan, engine)
+            stages.trials.append(trial)
+            costs.learn(Recipe.from_json(trial.recipe), trial)
+            if asked is not None:
+                study.tell(asked, trial.score, pruned=trial.state == "pruned")
+            self._rank(stages.trials)
+        folder.write_search({**record, "over": not deadline.interrupted})
+        return tuple(stages.trials)
+
+    def _tried(self, plan: Plan, engine: Engine) -> Trial:
+        """A trial, run and written down, or as an earlier process left it."""
+        self.progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
+        earlier = Earlier(self.folder, self.deadline, self.progress)
         trial = earlier.trial(plan.number)
         if trial is None:
             outcome = engine.run(earlier.begin(plan))
             trial = outcome.trial
-            folder.write_trial(trial, outcome.history, outcome.models, outcome.validation)
-        stages.trials.append(trial)
-        costs.learn(Recipe.from_json(trial.recipe), trial)
-        if trial.number == 0 and (trial.latency_ms or 0.0) > limits.latency_ms:
-            raise SearchError(
-                f"No model answers within --max-latency {limits.latency_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
-            )
-        if asked is not None:
-            study.tell(asked, trial.score, pruned=trial.state == "pruned")
-        folder.write_leaderboard(stages.trials, facts.metric, {})
-        best = rank(stages.trials)[0]
-        deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
-        progress.end_trial(trial, best=best if best.score is not None else None)
-    folder.write_search({**record, "over": not deadline.interrupted})
-    return tuple(stages.trials)
+            self.folder.write_trial(trial, outcome.history, outcome.models, outcome.validation)
+        return trial
+
+    def _rank(self, trials: Sequence[Trial]) -> None:
+        """Write the leaderboard, and show how the latest trial ended."""
+        self.folder.write_leaderboard(trials, self.facts.metric, {})
+        best = rank(trials)[0]
+        self.progress.end_trial(trials[-1], best=best if best.score is not None else None)
 
 
 def after_s(splits: Splits, facts: Facts, budget_s: float | None) -> float:

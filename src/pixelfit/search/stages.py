@@ -16,7 +16,7 @@ from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
 from pixelfit.search import safety, sizes
 from pixelfit.search.cost import CostModel
-from pixelfit.search.engine import Plan
+from pixelfit.search.engine import SEEDS_A_RUN, Plan
 from pixelfit.search.gains import (
     AVERAGING_EXPONENT,
     finding_gain,
@@ -31,7 +31,7 @@ from pixelfit.search.study import Asked, Study
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Augmentation, Recipe
-from pixelfit.types import BASELINE, FULL_LENGTH, SIZES, SNAPSHOT, Array, Facts, Json, Splits, Trial
+from pixelfit.types import FULL_LENGTH, SIZES, SNAPSHOT, Array, Facts, Json, Splits, Trial
 
 _SLICE_SHARE = 0.015  # of the time, for a recipe's first short training
 _LEAST_SLICE_S = 2.0
@@ -98,7 +98,6 @@ class Stages:
         least_s = self.costs.least_s(known[0][0], _LEAST_STEPS, len(self.splits.validation))
         slice_s = min(enough_s, max(least_s, _LONGEST_SLICE_SHARE * self._whole()))
         self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), slice_s)
-        yield self._plan(self.space.baseline(), BASELINE, self.slice_s, 1.0), None
         if self.space.backbone is not None and not self._done():
             # First, since nothing else gives so good a model of a few hundred photographs within seconds.
             recipe, answers = self.space.known_good({"family": "frozen"})
@@ -400,13 +399,12 @@ class Stages:
         else:
             seconds = self.left() / (self.limits.trials - number)  # an even share, which a known number allows
             pace = Pace(seconds, most_epochs=recipe.epochs, steps=self.limits.steps)
-        return Plan(number, purpose, recipe, pace, seed=self.seed * 10_000 + number)
+        return Plan(number, purpose, recipe, pace, seed=self.seed * SEEDS_A_RUN + number)
 
     def _done(self) -> bool:
         if self.limits.trials is not None and len(self.trials) >= self.limits.trials:
             return True
-        # The first trial is the baseline, which takes no time: without it there would be nothing to give.
-        return bool(self.trials) and (self.futile or self.left() < _LEAST_S)
+        return self.futile or self.left() < _LEAST_S
 
     def left(self) -> float:
         """Seconds left for trials."""

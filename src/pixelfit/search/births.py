@@ -1,0 +1,217 @@
+"""What runs in the nursery: a process that has everything loaded, trains nothing itself, and forks a child for each trial.
+
+A fork of the program that the user started could hang, since OpenMP's threads do not survive one; this process never runs
+any. A child takes 10 ms to start, and gives all its memory back when it ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import mmap
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from multiprocessing.connection import Connection
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pixelfit.deadline import Deadline
+from pixelfit.progress import Silent
+from pixelfit.runlog import FIELDS, LOGGER
+from pixelfit.search.engine import LocalEngine, Plan
+from pixelfit.search.nursery import READY, STATUS
+from pixelfit.training.machine import Machine, hand_down
+from pixelfit.types import Array, Facts, Fold
+
+# Loaded with the first optimiser, which would take each child a second.
+_LATER_OTHERWISE = ("torch._dynamo",)
+_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+
+
+@dataclass(frozen=True)
+class StoreAt:
+    """Where the store of pictures lies: in a file of that name, or, without one, in the shared memory that was handed over."""
+
+    name: str | None
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def open(self, memory: int) -> Array:
+        """The store, mapped; ``memory`` is the shared memory's descriptor."""
+        if self.name is not None:
+            return np.memmap(self.name, self.dtype, "r", self.offset, self.shape)
+        mapped = mmap.mmap(memory, 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Household:
+    """What all trials of a search share, but for the pictures."""
+
+    folds: Sequence[Fold]
+    facts: Facts
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One trial to be run; ``judged`` is whether its looks are to be asked about."""
+
+    plan: Plan
+    judged: bool
+
+
+def packed(thing: object, store: Array) -> bytes:
+    """The thing pickled, with a mark in place of the store: both ends are this program."""
+    out = BytesIO()
+
+    class Packer(pickle.Pickler):
+        def persistent_id(self, part: Any) -> str | None:
+            return "store" if part is store else None
+
+    Packer(out, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
+    return out.getvalue()
+
+
+def unpacked(content: bytes, store: Array) -> Any:
+    """What was packed, with this store."""
+
+    class Unpacker(pickle.Unpickler):
+        def persistent_load(self, name: str) -> Array:
+            return store
+
+    return Unpacker(BytesIO(content)).load()
+
+
+def main() -> None:
+    """Wait for trials until the other end is gone."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control, memory = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    for module in (*_LATER_OTHERWISE, *sys.argv[3:]):
+        importlib.import_module(module)
+    control.sendall(READY)
+    with control.makefile("rb") as incoming:
+        at: StoreAt = pickle.loads(_message(incoming))  # noqa: S301 - from the process that started this one
+        store = at.open(memory)
+        household: Household = unpacked(_message(incoming), store)
+    control.sendall(READY)
+    while True:
+        _, handed, _, _ = socket.recv_fds(control, 1, 1)
+        if not handed:
+            return
+        child = os.fork()
+        if child == 0:
+            control.close()
+            _be_a_trial(handed[0], household, store)
+        os.close(handed[0])
+        control.sendall(STATUS.pack(child))
+        # While the first child is at work: trees would load it anew in each child, for a second.
+        importlib.import_module("sklearn.ensemble")
+        control.sendall(STATUS.pack(os.waitpid(child, 0)[1]))
+
+
+def message(content: bytes) -> bytes:
+    """The content with its length before it."""
+    return struct.pack("Q", len(content)) + content
+
+
+def _message(incoming: BinaryIO) -> bytes:
+    (length,) = struct.unpack("Q", incoming.read(8))
+    return incoming.read(length)
+
+
+def die_with_parent() -> None:
+    """End this process when the one that started it ends, however that happens."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent or parent == 1:
+        os._exit(1)
+
+
+def _be_a_trial(handed: int, household: Household, store: Array) -> None:
+    die_with_parent()
+    connection = Connection(handed)
+    try:
+        errand: Errand = unpacked(connection.recv_bytes(), store)
+        hand_down(household.machine)
+        LOGGER.handlers[:] = [_Told(connection)]
+        LOGGER.setLevel(logging.INFO)
+        teller = _Teller(connection)
+        plan = replace(errand.plan, is_losing=teller.is_losing if errand.judged else None)
+        outcome = LocalEngine(household.folds, household.facts, _Asked(teller), teller).run(plan)
+        connection.send_bytes(packed(("outcome", outcome), store))
+    except (EOFError, OSError):
+        os._exit(1)  # the other end is gone
+    os._exit(0)
+
+
+class _Teller(Silent):
+    """A Progress that tells the search's own process, and asks it whether to go on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.is_stopped = False
+
+    def advance_trial(self, fraction: float, detail: str) -> None:
+        self._connection.send(("advance", fraction, detail))
+
+    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        self._connection.send(("check", epoch, score, fold, folds))
+
+    def is_losing(self, eighth: int, score: float) -> bool:
+        """Ask; a request to stop may come before the answer."""
+        self._connection.send(("losing?", eighth, score))
+        while True:
+            answer = self._connection.recv()
+            if answer != "stop":
+                return bool(answer)
+            self.is_stopped = True
+
+    def look_for_stop(self) -> bool:
+        """Whether the search's process wants this one to end."""
+        while not self.is_stopped and self._connection.poll(0):
+            self.is_stopped = self._connection.recv() == "stop"
+        return self.is_stopped
+
+
+class _Asked(Deadline):
+    """A clock that asks the search's process whether the user wants to stop."""
+
+    def __init__(self, teller: _Teller) -> None:
+        super().__init__(None)
+        self._teller = teller
+
+    @property
+    def interrupted(self) -> bool:
+        return self._teller.look_for_stop()
+
+
+class _Told(logging.Handler):
+    """Sends what is logged to the search's process, whose log it goes into."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = dict(getattr(record, FIELDS, {}))
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            fields |= {"error": f"{type(error).__name__}: {error}", "traceback": "".join(traceback.format_exception(error))}
+        self._connection.send(("note", record.getMessage(), fields))
+
+
+if __name__ == "__main__":
+    main()
