@@ -5,10 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from pixelfit.data.targets import outline
 from pixelfit.evidence.statistics import AT_ONCE, statistics
@@ -32,6 +28,11 @@ def likeness(test: Examples, splits: Splits, facts: Facts, *, seed: int) -> Like
     development = Examples.joined(list(splits.development.values()))
     if min(len(test), len(development)) < _FEWEST:
         return None
+    from scipy import stats  # these take a second to load, for which the first model need not wait
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     rng = np.random.default_rng(seed)
     parts = [_some(part, rng) for part in (development, test)]
     names, features = zip(*(_features(part, splits, facts) for part in parts), strict=True)
@@ -81,6 +82,8 @@ def _auc_interval(auc: float, positives: int, negatives: int) -> Interval:
 
 
 def _target_p(development: Examples, test: Examples, facts: Facts) -> tuple[float | None, str]:
+    from scipy import stats
+
     one, other = np.split(outline(facts.kind, np.concatenate([development.targets, test.targets])), [len(development)])
     if facts.kind in ("number", "numbers"):
         return float(stats.ks_2samp(one, other).pvalue), "Kolmogorov-Smirnov"

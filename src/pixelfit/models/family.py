@@ -119,6 +119,7 @@ class Family:
     # Groups of weights with the share of the learning rate that each gets; None: all get the whole of it.
     layer_rates: Callable[[nn.Module], list[tuple[list[nn.Parameter], float]]] | None = None
     pretrained: bool = False  # whether it needs a backbone that was trained before
+    loads: tuple[str, ...] = ()  # modules that take long to load, and only this needs
 
     def starting_architecture(self) -> dict[str, Json]:
         """The known-good architecture."""

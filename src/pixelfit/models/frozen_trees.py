@@ -89,4 +89,5 @@ FAMILY = Family(
     heads=HEADS,
     pretrained=True,
     augmented=False,
+    loads=("sklearn.ensemble",),
 )

@@ -220,4 +220,5 @@ FAMILY = Family(
     fit=fit,
     heads=HEADS,
     augmented=False,
+    loads=("sklearn.ensemble",),
 )

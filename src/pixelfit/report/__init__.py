@@ -10,10 +10,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pixelfit.files import write_text
-from pixelfit.report.companions import draw_companions
-from pixelfit.report.page import page
-from pixelfit.report.plots import charts_html
-from pixelfit.report.saved import read
 from pixelfit.runs import RunFolder
 from pixelfit.words import number_of
 
@@ -24,6 +20,12 @@ _SCRIPT = re.compile(r"<script\b[^>]*>(.*?)</script>", re.DOTALL)
 
 def draw(folder: RunFolder) -> None:
     """Write ``report.html`` and its companions into the run folder; raises RunError if the run is not finished."""
+    # Bokeh takes half a second to load, for which the first model of a search need not wait.
+    from pixelfit.report.companions import draw_companions
+    from pixelfit.report.page import page
+    from pixelfit.report.plots import charts_html
+    from pixelfit.report.saved import read
+
     saved = read(folder)
     content = page(saved)
     engine = Environment(

@@ -18,6 +18,7 @@ import psutil
 
 from pixelfit.deadline import Deadline
 from pixelfit.environment import memory_limit
+from pixelfit.models import FAMILIES
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
 from pixelfit.search.births import Errand, Household, StoreAt, message, packed, unpacked
@@ -123,14 +124,14 @@ class TrialsApart:
         nursery = self._nursery
         assert nursery is not None
         try:
-            child, connection = self._child(nursery)
+            child, connection = self._child(nursery, plan)
         except OSError as error:  # the nursery itself has ended
             note("nursery ended", error=error)
             nursery.again()
             self._has_household = False
             if not nursery.is_ready():
                 raise
-            child, connection = self._child(nursery)
+            child, connection = self._child(nursery, plan)
         with connection:
             outcome, why = self._followed(plan, child, connection, begun)
         status = nursery.how_it_ended()
@@ -138,12 +139,13 @@ class TrialsApart:
             return outcome
         return failed(plan, why or _reason(status), begun)
 
-    def _child(self, nursery: Nursery) -> tuple[int, Connection]:
+    def _child(self, nursery: Nursery, plan: Plan) -> tuple[int, Connection]:
         if not self._has_household:
             # Not sooner: the machine is measured once this process and that one have loaded everything, and are quiet.
             household = Household(self._folds, self._facts, machine())
             self._has_household = nursery.takes(message(pickle.dumps(self._at)) + message(packed(household, self._store)))
-        return nursery.child()
+        family = FAMILIES.get(plan.recipe.family)  # a child may know others
+        return nursery.child(family.loads if family else ())
 
     def _followed(self, plan: Plan, child: int, connection: Connection, begun: float) -> tuple[Outcome | None, str | None]:
         """The trial's outcome; or None, with the reason if it was ended from here."""

@@ -29,7 +29,7 @@ from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
 from pixelfit.runlog import FIELDS, LOGGER
 from pixelfit.search.engine import LocalEngine, Plan
-from pixelfit.search.nursery import READY, STATUS
+from pixelfit.search.nursery import LONGEST_ORDER, READY, STATUS
 from pixelfit.training.machine import Machine, hand_down
 from pixelfit.types import Array, Facts, Fold
 
@@ -108,17 +108,17 @@ def main() -> None:
         household: Household = unpacked(_message(incoming), store)
     control.sendall(READY)
     while True:
-        _, handed, _, _ = socket.recv_fds(control, 1, 1)
+        order, handed, _, _ = socket.recv_fds(control, LONGEST_ORDER, 1)
         if not handed:
             return
+        for module in order.decode().split():  # here, since each child would load it anew
+            importlib.import_module(module)
         child = os.fork()
         if child == 0:
             control.close()
             _be_a_trial(handed[0], household, store)
         os.close(handed[0])
         control.sendall(STATUS.pack(child))
-        # While the first child is at work: trees would load it anew in each child, for a second.
-        importlib.import_module("sklearn.ensemble")
         control.sendall(STATUS.pack(os.waitpid(child, 0)[1]))
 
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.inspection import permutation_importance
 
 from pixelfit.types import Array, Json, Trial
 from pixelfit.words import choices_of
@@ -28,6 +26,9 @@ def importance(trials: Sequence[Trial], *, seed: int) -> Json:
     names, table = _table([choices_of(trial.recipe) for trial in told])
     if len(told) < _FEWEST_TRIALS or not names:
         return None
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
     y = np.log([trial.score or 1.0 for trial in told])
     forest = RandomForestRegressor(_TREES, oob_score=True, random_state=seed).fit(table, y)
     found = permutation_importance(forest, table, y, n_repeats=_REPEATS, random_state=seed)

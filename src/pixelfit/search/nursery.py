@@ -13,6 +13,7 @@ from typing import Self
 
 STATUS = struct.Struct("i")
 READY = b"r"
+LONGEST_ORDER = 1024  # bytes
 
 
 class Nursery:
@@ -58,11 +59,11 @@ class Nursery:
         self._control.sendall(household)
         return self._control.recv(1) == READY
 
-    def child(self) -> tuple[int, Connection]:
-        """A child's process and the connection to it; raises OSError if the nursery has died."""
+    def child(self, modules: Sequence[str] = ()) -> tuple[int, Connection]:
+        """A child's process and the connection to it; the nursery loads the modules before. OSError if it has died."""
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [b"t"], [theirs.fileno()])
+            socket.send_fds(self._control, [f"{' '.join(modules)}\n".encode()], [theirs.fileno()])
         answer = self._control.recv(STATUS.size)
         if len(answer) < STATUS.size:
             ours.close()

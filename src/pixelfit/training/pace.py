@@ -90,6 +90,8 @@ class Pulse:
     step_s: float = 0.0
     look_steps: float = 0.0  # what a look costs, in steps
     planned: int = 0  # what ``total`` was at first
+    replanned: int = 0  # the step after which the length was last thought about, and the seconds of all steps until then
+    replanned_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.planned = self.planned or self.total
@@ -124,14 +126,21 @@ class Pulse:
     def replan(self, seconds_spent: float, seconds_left: float, check_s: float) -> None:
         """Shorten the training if it would run over its end, or lengthen it early on if it would end long before.
 
-        The machine may have become slower or faster than in the few steps that were measured.
+        The machine may have become slower or faster than in the few steps that were measured. How fast it has been since the
+        last time decides about lengthening: of a slow beginning little can be told.
         """
-        if seconds_left == float("inf"):
+        lately_s, lately = seconds_spent - self.replanned_s, self.step - self.replanned
+        self.replanned_s, self.replanned = seconds_spent, self.step
+        if seconds_left == float("inf") or lately <= 0:
             return
-        step_s = seconds_spent / self.step
-        fit = min(self.most, self.step + max(1, int((seconds_left - self.looks_left() * check_s) / step_s)))
+        left_s = seconds_left - self.looks_left() * check_s
+        fit, fit_lately = (
+            min(self.most, self.step + max(1, int(left_s / step_s))) for step_s in (seconds_spent / self.step, lately_s / lately)
+        )
         # Later a longer schedule would raise the learning rate again after it has fallen.
-        may_grow = self.step < _GROWS_UNTIL * self.total
-        if fit < 0.98 * self.total or (may_grow and fit > 1.1 * self.total):
-            self.total = fit
-            self.replans.append((self.step, fit))
+        if self.step < _GROWS_UNTIL * self.total and fit_lately > 1.1 * self.total:
+            fit = fit_lately
+        elif fit >= 0.98 * self.total:
+            return
+        self.total = fit
+        self.replans.append((self.step, fit))
