@@ -1,4 +1,4 @@
-"""Whether the whole command ends with its budget, alone on the machine and beside a program that computes all the time."""
+"""Whether the whole command ends with its budget: alone, beside a program that computes all the time, and with little memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pixelfit.types import Json
 
 BUDGETS = (30, 60, 300, 1800, 7200)  # seconds
 _ROWS = {f"{budget}s": budget for budget in BUDGETS}
-_RUNS = {30: 3, 60: 3}  # of the others one
-_BESIDE = ("alone", "beside a busy program")
+_RUNS = {30: 3, 60: 2}  # of the others one
+_BUSY, _SHORT = "beside a busy program", "with 1 GB of memory"
+_MACHINES: dict[str, tuple[str, ...]] = {"alone": (), _BUSY: (), _SHORT: ("--memory", "1GB")}
+_SHORT_OF = (30, 60, 300)  # seconds: with little memory, too
 
 
 def main() -> None:
@@ -25,8 +27,10 @@ def main() -> None:
     journal, rows, ratios = shared.journal_of("budget", options), [], []
     for name in options.only or list(_ROWS):
         budget = 10 if options.quick else _ROWS[name]
-        for beside in _BESIDE:
-            once = partial(measure, budget, busy=beside != _BESIDE[0])
+        for beside in _MACHINES:
+            if beside == _SHORT and _ROWS[name] not in _SHORT_OF:
+                continue
+            once = partial(measure, budget, beside)
             numbers = range(1 if options.quick else _RUNS.get(budget, 1))
             records = [journal.once({"budget": name, "beside": beside, "run": number}, once) for number in numbers]
             figures = [record["figures"] for record in records]
@@ -50,13 +54,13 @@ def main() -> None:
     )
 
 
-def measure(budget: int, *, busy: bool) -> Json:
+def measure(budget: int, beside: str) -> Json:
     """Seconds of one command, and until its run folder had a first model."""
-    out = shared.fresh_folder("budget", f"{budget}{'-busy' if busy else ''}")
-    words = ("-P", "-m", "pixelfit", "fit", "mnist-5k", "--task", "regression", "--budget", str(budget), "--out", str(out))
+    out = shared.fresh_folder("budget", f"{budget}-{beside.replace(' ', '-')}")
+    words = ["-P", "-m", "pixelfit", "fit", "mnist-5k", "--task", "regression", "--budget", str(budget), "--out", str(out)]
     log = out.with_name(f"{out.name}.log")
-    with _beside(busy):
-        measured = shared.run_measured([sys.executable, *words], log=log)
+    with _beside(beside == _BUSY):
+        measured = shared.run_measured([sys.executable, *words, *_MACHINES[beside]], log=log)
     if measured.code != 0:
         raise shared.BenchmarkError(
             f"The command ended with code {measured.code}: {shared.tail(out.with_name(f'{out.name}.log'))}"
