@@ -29,7 +29,6 @@ from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Silent
 from pixelfit.runs import RunFolder
 from pixelfit.search import finish as finishing
-from pixelfit.search import refit as refitting
 from pixelfit.search import searching, stages
 from pixelfit.search.cost import CostModel, _forward_operations
 from pixelfit.search.distill import student_recipe, teachings
@@ -381,11 +380,16 @@ def test_a_refit_does_not_pay_where_fewer_pictures_cost_nothing(tmp_path: Path) 
     assert f"{1 - share_without(splits):.0%} fewer pictures" in why
 
 
+def refit_of(splits: Splits, facts: Facts, deadline: Deadline | None = None) -> Refit:
+    here = engine.LocalEngine(splits.folds, facts, deadline or Deadline(None), Silent())
+    return Refit(splits, facts, Silent(), here, lambda: math.inf)
+
+
 def test_a_refit_learns_the_validation_pictures_and_keeps_the_calibration(tmp_path: Path) -> None:
     trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
     model = replace(predictor.members[0].model, temperature=0.7)
     predictor = replace(predictor, members=(Member(model, 0, 1.0),))
-    refit = Refit(splits, facts, Silent(), lambda: False, lambda: math.inf)
+    refit = refit_of(splits, facts)
     longer = [replace(trial, steps=200, best_at_step=200) for trial in trials]
     again = refit.all(predictor, longer)
     assert again is not None
@@ -407,8 +411,8 @@ def test_a_snapshot_is_refitted_from_the_refitted_weights(tmp_path: Path, monkey
     trials = [trials[0], replace(trials[0], number=1, purpose="snapshot", continues=0)]
     model = predictor.members[0].model
     members = (Member(model, 1, 0.5), Member(model, 0, 0.5))
-    monkeypatch.setattr(refitting, "train", recorded)
-    refit = Refit(splits, facts, Silent(), lambda: False, lambda: math.inf)
+    monkeypatch.setattr(engine, "train", recorded)
+    refit = refit_of(splits, facts)
     again = refit.all(replace(predictor, members=members), trials)
     assert again is not None
     assert [member.trial for member in again.members] == [1, 0]
@@ -421,7 +425,7 @@ def test_what_an_earlier_check_had_is_not_refitted(tmp_path: Path) -> None:
     trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
     predictor = replace(predictor, members=(Member(predictor.members[0].model, 0, 1.0),))
     early = [replace(trial, best_at_step=10) for trial in trials]
-    assert Refit(splits, facts, Silent(), lambda: False, lambda: math.inf).all(predictor, early) is None
+    assert refit_of(splits, facts).all(predictor, early) is None
 
 
 def test_a_refit_that_fails_leaves_the_validated_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,14 +434,16 @@ def test_a_refit_that_fails_leaves_the_validated_model(tmp_path: Path, monkeypat
 
     trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
     predictor = replace(predictor, members=(Member(predictor.members[0].model, 0, 1.0),))
-    monkeypatch.setattr(refitting, "train", broken)
-    assert Refit(splits, facts, Silent(), lambda: False, lambda: math.inf).all(predictor, trials) is None
+    monkeypatch.setattr(engine, "train", broken)
+    assert refit_of(splits, facts).all(predictor, trials) is None
 
 
 def test_a_refit_that_runs_out_of_time_is_not_kept(tmp_path: Path) -> None:
     trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
     predictor = replace(predictor, members=(Member(predictor.members[0].model, 0, 1.0),))
-    refit = Refit(splits, facts, Silent(), lambda: True, lambda: math.inf)
+    stopped = Deadline(None)
+    stopped.interrupt()
+    refit = refit_of(splits, facts, stopped)
     assert refit.all(predictor, trials) is None
 
 

@@ -19,7 +19,7 @@ from pixelfit.predictor import Predictor
 from pixelfit.progress import Progress
 from pixelfit.resume import as_begun, read_again
 from pixelfit.runs import RunFolder
-from pixelfit.search.engine import LocalEngine, Plan
+from pixelfit.search.engine import Engine, LocalEngine, Plan
 from pixelfit.search.refit import Refit
 from pixelfit.training.loop import Start
 from pixelfit.training.pace import Course, Pace
@@ -84,7 +84,7 @@ def replay(path: Path, progress: Progress) -> Replayed:
                 for metric, value in trial.metrics.items()
             ]
         shares = [(recorded[number], weight) for number, weight in weights.items()]
-        calibrated = _final(shares, final, splits, facts, scratch, progress)
+        calibrated = _final(shares, final, splits, facts, scratch, progress, engine)
         baseline = together([(recorded[0], 1.0)], facts, folder)
         seed = folder.read("scores.json")["seed"]
         scores = score_on_test(calibrated, baseline, splits.test, facts, seed=seed).scores
@@ -131,6 +131,7 @@ def _final(
     facts: Facts,
     scratch: RunFolder,
     progress: Progress,
+    engine: Engine,
 ) -> Calibrated:
     """The final model of these trials, as the run's own was made of them."""
     predictor = together(shares, facts, scratch)
@@ -141,7 +142,7 @@ def _final(
     calibrated = calibrated_predictor(predictor, splits.validation, scratch)
     if not final["refitted"]:
         return calibrated
-    refit = Refit(splits, facts, progress, lambda: False, lambda: float("inf"))
+    refit = Refit(splits, facts, progress, engine, lambda: float("inf"))
     again = refit.all(calibrated.predictor, [trial for trial, _ in shares])
     if again is None:
         raise RunError("The refit of the final model did not come out as it did in the run.")

@@ -24,7 +24,7 @@ from pixelfit.training.checkpoint import Checkpoint
 from pixelfit.training.loop import Lesson, Start, Trained, train
 from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Examples, Facts, Fold, Forecast, Json, Trial, TrialState
+from pixelfit.types import REFIT, Examples, Facts, Fold, Forecast, Json, Trial, TrialState
 
 SEEDS_A_RUN = 10_000  # a trial's seed is the run's, times this, and its number
 _LATENCIES = 5
@@ -87,6 +87,8 @@ class LocalEngine:
             return failed(plan, f"{type(error).__name__}: {error}".split("\n")[0], begun)
 
     def _run(self, plan: Plan, begun: float) -> Outcome:
+        if plan.purpose == REFIT:
+            return self._refitted(plan, begun)
         # A share of the pictures is drawn within each fold.
         whole_at_once = len(self._folds) > 1 and FAMILIES[plan.recipe.family].cross_fit is not None and plan.share == 1.0
         trained = [self._cross_fitted(plan)] if whole_at_once else self._trained(plan)
@@ -159,6 +161,21 @@ class LocalEngine:
             if trained.state != "complete":
                 break
         return done
+
+    def _refitted(self, plan: Plan, begun: float) -> Outcome:
+        """A training on all development pictures."""
+        (fold,) = self._folds
+        trained = train(
+            plan.recipe,
+            Lesson(Examples.joined([fold.train, fold.validation]), None, self._facts),
+            seed=plan.seed,
+            pace=plan.pace,
+            monitor=_Watch(plan, self._progress, 0, 1),
+            stopped=lambda: self._deadline.interrupted,
+            start=plan.starts[0],
+        )
+        trained.model.module.cpu()
+        return Outcome(replace(_record(plan, trained.state, begun), steps=trained.steps), [], (trained.model,))
 
     def _cross_fitted(self, plan: Plan) -> Trained:
         """One fit on all pictures, by a family that predicts those of each fold by itself."""

@@ -100,7 +100,7 @@ class Finish:
         if worth and self.deadline.left() < needed:
             why += f"; a refit would have taken {needed:.0f} s, more than was left"
         elif worth:
-            refit = Refit(self.splits, self.facts, self.progress, lambda: self.deadline.interrupted, self.deadline.left)
+            refit = Refit(self.splits, self.facts, self.progress, self.engine, self.deadline.left)
             refitted = refit.all(final.predictor, trials)
             if refitted is None:
                 why += "; a refit ended early or came out worse, and was not kept"

@@ -12,10 +12,11 @@ from pixelfit.models.model import Model
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder
-from pixelfit.training.loop import Lesson, Start, train
-from pixelfit.training.pace import Check, Pace
+from pixelfit.search.engine import Engine, Plan
+from pixelfit.training.loop import Start
+from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import SNAPSHOT, Array, Examples, Facts, Splits, Trial
+from pixelfit.types import REFIT, SNAPSHOT, Array, Facts, Splits, Trial
 
 FEWER = "fewer pictures"
 _SLOWER = 1.3  # a refit may take so much longer than the training it repeats
@@ -62,12 +63,12 @@ def pays(trials: Sequence[Trial], splits: Splits, facts: Facts, folder: RunFolde
 
 @dataclass(frozen=True)
 class Refit:
-    """Trains members again."""
+    """Trains members again, where trials are trained."""
 
     splits: Splits
     facts: Facts
     progress: Progress
-    stopped: Callable[[], bool]
+    engine: Engine
     left: Callable[[], float]
 
     def all(self, predictor: Predictor, trials: Sequence[Trial]) -> Predictor | None:
@@ -91,45 +92,23 @@ class Refit:
             return None  # what was validated are the weights of an earlier check, which cannot be found without one
         if trial.continues is not None and trial.continues not in refitted:
             return None  # the weights that it goes on from have seen no validation pictures
-        train_set, validation = self.splits.train, self.splits.validation
-        together = Examples.joined([train_set, validation])
-        recipe, whole = Recipe.from_json(trial.recipe), len(together) / len(train_set)
-        recipe = recipe if trial.averaged else replace(recipe, averaging=0.0)
-        if FAMILIES[recipe.family].fit is not None:
-            pace = Pace(self.left())
-        else:
-            pace = Pace(self.left(), steps=max(1, round(trial.steps * whole)))
-        try:
-            trained = train(
-                recipe,
-                Lesson(together, None, self.facts),
-                seed=trial.seed,
-                pace=pace,
-                monitor=_Bar(self.progress),
-                stopped=self.stopped,
-                start=Start(model=member.model, weights=refitted[trial.continues] if trial.continues is not None else None),
-            )
-        except Exception as error:  # noqa: BLE001 - as at the trial boundary: the validated model is still there
-            self.progress.say(f"The refit of trial {trial.number} failed: {error}")
+        validation = self.splits.validation
+        recipe, whole = Recipe.from_json(trial.recipe), 1 + len(validation) / len(self.splits.train)
+        steps = None if FAMILIES[recipe.family].fit is not None else max(1, round(trial.steps * whole))
+        plan = Plan(
+            trial.number,
+            REFIT,
+            recipe if trial.averaged else replace(recipe, averaging=0.0),
+            Pace(self.left(), steps=steps),
+            seed=trial.seed,
+            starts=(Start(model=member.model, weights=refitted[trial.continues] if trial.continues is not None else None),),
+        )
+        outcome = self.engine.run(plan)
+        if outcome.trial.error:
+            self.progress.say(f"The refit of trial {trial.number} failed: {outcome.trial.error}")
+        if outcome.trial.state != "complete" or outcome.trial.steps < (steps or trial.steps):
             return None
-        if trained.state != "complete" or trained.steps < (pace.steps or trial.steps):
-            return None
-        trained.model.module.cpu()
-        model = replace(trained.model, views=member.model.views)
+        model = replace(outcome.models[0], views=member.model.views)
         before = metrics.row_losses(self.facts, validation.targets, member.model.predict(validation.store, validation.rows))
         after = metrics.row_losses(self.facts, validation.targets, model.predict(validation.store, validation.rows))
         return model if after.mean() <= _WORST * before.mean() else None
-
-
-class _Bar:
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def on_progress(self, fraction: float, detail: str) -> None:
-        self._progress.advance_trial(fraction, detail)
-
-    def on_look(self, check: Check) -> None:
-        pass
-
-    def on_check(self, fraction: float, score: float) -> bool:
-        return False
