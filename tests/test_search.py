@@ -28,8 +28,8 @@ from pixelfit.options import checked_options
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Silent
 from pixelfit.runs import RunFolder
+from pixelfit.search import engine, searching, stages
 from pixelfit.search import finish as finishing
-from pixelfit.search import searching, stages
 from pixelfit.search.cost import CostModel, _forward_operations
 from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.gains import finding_gain, shortening_loss, snapshots_pay, time_exponent
@@ -39,7 +39,7 @@ from pixelfit.search.space import build_space
 from pixelfit.search.study import Study
 from pixelfit.training.loop import Lesson, Start, train
 from pixelfit.training.pace import Pace
-from pixelfit.types import FULL_LENGTH, Array, Forecast, PictureSpec
+from pixelfit.types import FULL_LENGTH, Array, Facts, Forecast, PictureSpec, Splits
 
 
 def predicted(values: Array) -> Forecast:
