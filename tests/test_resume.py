@@ -338,6 +338,51 @@ def test_a_search_killed_with_its_budget_running_goes_on(tmp_path: Path) -> None
     assert (again.returncode, "is finished; its report is" in again.stdout) == (0, True)
 
 
+def test_a_run_that_dies_while_its_pictures_are_read_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.chdir(tmp_path)
+    pictures, columns = bars(60)
+    np.savez("bars.npz", X=pictures, y=columns)
+    options = checked_options(task="regression", trials=2, steps=6, folds=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("pixelfit.resume.read", dies)
+        with pytest.raises(Killed):
+            fit("bars.npz", options, progress=Silent())
+    out = Path("runs") / "bars"
+    assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == ["log.jsonl", "run.json"]
+    ended = fit(*begun(out), progress=Silent())
+    assert ended.folder.path == out
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines[:3]] == ["begun", "broken off", "begun"]
+    assert lines[2]["elapsed_s"] >= lines[1]["elapsed_s"]
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_run_whose_data_are_of_no_use_leaves_nothing(was_there: bool, tmp_path: Path) -> None:
+    above, out = tmp_path / "mine", tmp_path / "mine" / "above" / "run"
+    if was_there:
+        out.mkdir(parents=True)
+    with pytest.raises(PixelfitError):
+        fit((np.zeros((3, 12, 12)), np.array(["a", "a", "b"])), checked_options(out=out), progress=Silent())
+    assert list(tmp_path.rglob("*")) == ([above, above / "above", out] if was_there else [])
+
+
+def test_a_disk_that_is_full_while_pictures_are_read_leaves_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "store"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pixelfit.resume.read", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path / "run", trials=1)
+    assert (tmp_path / "run" / "run.json").is_file()
+    assert len(run(tmp_path / "run", trials=1).trials) == 1
+
+
 def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path / "run"))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pixelfit.data import archives
 from pixelfit.data.inspect import inspect
-from pixelfit.data.sources import load_table
+from pixelfit.data.sources import Source, load_table, name_of
 from pixelfit.data.split import split
 from pixelfit.data.store import decode
 from pixelfit.errors import DataError, DownloadError, OptionError
@@ -378,3 +378,26 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_source_at_all() -> None:
     with pytest.raises(DataError, match="no data of type int"):
         load(7)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("mnist-5k", "mnist-5k"),
+        ("photos/", "photos"),
+        (Path("some/houses.csv"), "houses"),
+        ("scans.2024.tar.gz", "scans"),
+        ("hf://someone/leaves", "leaves"),
+        ("/", "pictures"),
+        ((None, None), "arrays"),
+        (pd.DataFrame(), "frame"),
+    ],
+)
+def test_a_source_has_a_name_before_it_is_read(source: Source, name: str) -> None:
+    assert name_of(source) == name
+
+
+def test_a_source_that_is_where_one_stands_has_the_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaves" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "leaves" / "below")
+    assert (name_of("."), name_of("..")) == ("below", "leaves")

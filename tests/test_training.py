@@ -11,6 +11,7 @@ from test_models import Unwatched, prepared, trained
 
 from pixelfit import environment
 from pixelfit.search.space import build_space
+from pixelfit.threads import spin_briefly
 from pixelfit.training import loop
 from pixelfit.training import machine as measuring
 from pixelfit.training.augment import augment
@@ -72,6 +73,31 @@ def test_a_training_measured_on_a_slow_moment_is_lengthened_early(monkeypatch: p
     assert result.replans[0][1] > result.replans[0][0] / 0.3
     assert result.steps == result.replans[-1][1]
     assert 150.0 < now[0] < 210.0
+
+
+def test_a_training_grows_by_how_fast_the_machine_is_now() -> None:
+    pulse = Pulse(total=100, most=10_000, step=10)
+    pulse.replan(seconds_spent=10.0, seconds_left=90.0, check_s=0.0)
+    assert (pulse.total, pulse.replans) == (100, [])
+    pulse.step = 20  # ten steps in half a second, after ten in ten seconds
+    pulse.replan(seconds_spent=10.5, seconds_left=89.5, check_s=0.0)
+    assert pulse.replans == [(20, 20 + 1790)]
+    pulse.step = 800  # past where it may grow, but for a little
+    pulse.replan(seconds_spent=12.5, seconds_left=90.0, check_s=0.0)
+    assert pulse.replans[1:] == [(800, 1992)]
+    pulse.step = 1800  # one slow moment does not end a training early
+    pulse.replan(seconds_spent=42.5, seconds_left=60.0, check_s=0.0)
+    assert len(pulse.replans) == 2
+
+
+def test_waiting_threads_sleep_soon_unless_the_user_has_settled_it() -> None:
+    plain: dict[str, str] = {}
+    spin_briefly(plain)
+    assert plain == {"GOMP_SPINCOUNT": "1000"}
+    for settled in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}):
+        kept = dict(settled)
+        spin_briefly(kept)
+        assert kept == settled
 
 
 def test_looks_take_a_twentieth_of_a_training_at_most() -> None:

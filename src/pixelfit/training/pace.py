@@ -14,7 +14,8 @@ _FORWARD = 1 / 3  # of a step's work
 REPLAN_EVERY_S = 2.0
 _WARM_UP = 0.15  # share of the steps in which the learning rate rises
 _FINAL_LR = 0.01  # share of the highest learning rate at the end
-_GROWS_UNTIL = 0.3  # share of the steps
+_GROWS_UNTIL, _STRETCHES_UNTIL = 0.3, 0.9  # share of the steps
+_STRETCH = 1.1
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,11 @@ class Pulse:
         fit, fit_lately = (
             min(self.most, self.step + max(1, int(left_s / step_s))) for step_s in (seconds_spent / self.step, lately_s / lately)
         )
-        # Later a longer schedule would raise the learning rate again after it has fallen.
-        if self.step < _GROWS_UNTIL * self.total and fit_lately > 1.1 * self.total:
+        # Later a much longer schedule would raise the learning rate again after it has fallen.
+        if self.step < _GROWS_UNTIL * self.total and fit_lately > _STRETCH * self.total:
             fit = fit_lately
+        elif self.step < _STRETCHES_UNTIL * self.total and fit > 1.02 * self.total:
+            fit = min(fit, math.ceil(_STRETCH * self.total))
         elif fit >= 0.98 * self.total:
             return
         self.total = fit
