@@ -47,6 +47,8 @@ def read_picture(data: bytes, place: Path) -> None:
     scale: PixelScale = "byte" if isinstance(head, str) else scales[head.depth]
     for channels in (1, 3):
         pictures.read_picture(file, PictureSpec(8, 8, channels, scale))
+    if not isinstance(head, str) and head.height * head.width <= 1 << 16:  # as it is, which small plain files may be read in
+        pictures.read_picture(file, PictureSpec(head.height, head.width, 3, scale), expected=head)
 
 
 def read_table(data: bytes, place: Path) -> None:

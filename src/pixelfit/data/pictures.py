@@ -1,7 +1,8 @@
 """One picture file, of whatever kind, as an array: its head alone, or its pixels in the form that models take.
 
-Pillow reads what it reads faithfully. TIFF files with more than four channels, with more than 8 bits in each of several
-channels, or with channels in pages of their own, as microscopes write them, are read by tifffile.
+Small plain files are read at once, and what else Pillow reads it reads faithfully. TIFF files with more than four channels, with
+more than 8 bits in each of several channels, or with channels in pages of their own, as microscopes write them, are read by
+tifffile.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pixelfit import files
+from pixelfit.data.plain import LARGEST_FILE, Plain, plain
 from pixelfit.types import Array, Embedded, Floats, PictureFile, PictureSpec
 
 # What tifffile finds odd in a file is told as the reason why the file is left out, and need not appear on the terminal too.
@@ -66,6 +68,9 @@ def read_head(file: PictureFile) -> PictureHead | str:
     """Size and kind from the file's head alone, or the reason why it cannot be read."""
     try:
         with _opened(file) as stream:
+            small = plain(_small_content(stream))
+            if small is not None:
+                return _head_of_plain(small)
             if _is_tiff(stream):
                 plan = _tiff_plan(stream)
                 if isinstance(plan, PictureHead):
@@ -84,6 +89,14 @@ def read_picture(file: PictureFile, spec: PictureSpec, *, expected: PictureHead 
     """
     try:
         with _opened(file) as stream:
+            content = _small_content(stream)
+            small = plain(content)
+            if small is not None:
+                if expected not in (None, _head_of_plain(small)):
+                    return _UNEXPECTED
+                pixels = small.decoded(content) if _is_as_pillow_reads_it(small, spec) else None
+                if pixels is not None:
+                    return _of_plain(pixels, spec)
             if _is_tiff(stream):
                 plan = _tiff_plan(stream)
                 if isinstance(plan, PictureHead):
@@ -149,6 +162,43 @@ def _head_of(picture: Image.Image) -> PictureHead:
     return PictureHead(height, width, channels, _depth(picture.mode), f"{picture.format} {picture.mode}")
 
 
+def _small_content(stream: IO[bytes]) -> bytes:
+    """All that is in a small file, and nothing of a large one; the stream stands at its beginning in any case."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if size > LARGEST_FILE:
+        return b""
+    content = stream.read()
+    stream.seek(0)
+    return content
+
+
+def _head_of_plain(small: Plain) -> PictureHead:
+    kind = f"{small.format} {'L' if small.channels == 1 else 'RGB'}"
+    return PictureHead(small.height, small.width, small.channels, "byte", kind)
+
+
+def _is_as_pillow_reads_it(small: Plain, spec: PictureSpec) -> bool:
+    """Whether nothing is done to the picture but to change its colours and size."""
+    drafted = small.format == "JPEG" and min(small.height // spec.height, small.width // spec.width) >= 2 * _DRAFT
+    return not drafted and spec.scale in ("byte", "unit") and spec.channels in (1, 3)
+
+
+def _of_plain(pixels: Array, spec: PictureSpec) -> Array:
+    if pixels.shape[:2] != (spec.height, spec.width) or (pixels.ndim == 3) != (spec.channels == 3):
+        return _bytes_of(Image.fromarray(pixels), spec)
+    return pixels.reshape(spec.height, spec.width, spec.channels)
+
+
+def _bytes_of(picture: Image.Image, spec: PictureSpec) -> Array:
+    """The picture in the spec's colours and size."""
+    mode = "L" if spec.channels == 1 else "RGB"
+    picture = picture if picture.mode == mode else picture.convert(mode)
+    if picture.size != (spec.width, spec.height):
+        picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(spec.height, spec.width, spec.channels)
+
+
 def _opened(file: PictureFile) -> IO[bytes]:
     return io.BytesIO(file.load()) if isinstance(file, Embedded) else files.open_plain(file)
 
@@ -198,12 +248,9 @@ def _read_with_pillow(picture: Image.Image, spec: PictureSpec) -> Array | str:
     # Transparent pixels have colours that nobody ever saw; on white they look as in a viewer.
     if upright.mode in _TRANSPARENT_MODES or "transparency" in upright.info:
         upright = _on_white(upright, mode)
-    upright = upright if upright.mode == mode else upright.convert(mode)
     if spec.scale in ("byte", "unit") and spec.channels in (1, 3):
-        if upright.size != (spec.width, spec.height):
-            upright = upright.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
-        return np.frombuffer(upright.tobytes(), np.uint8).reshape(spec.height, spec.width, spec.channels)
-    array = np.asarray(upright)
+        return _bytes_of(upright, spec)
+    array = np.asarray(upright if upright.mode == mode else upright.convert(mode))
     return _fitted(array.reshape(*array.shape[:2], -1), spec)
 
 
