@@ -152,6 +152,14 @@ def stored(tmp_path: Path, arrays: dict[str, Array], **options: object) -> Pictu
     return decode(table, Silent(), most_left_out=0.5)
 
 
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd"])
+def test_compressed_pictures_of_microscopes_are_read(compression: str, tmp_path: Path) -> None:
+    array = np.arange(5 * 20 * 30, dtype=np.uint16).reshape(20, 30, 5)
+    path = tmp_path / "cells.tif"
+    tifffile.imwrite(path, array, compression=compression, photometric="minisblack", planarconfig="contig")
+    np.testing.assert_array_equal(read_picture(path, PictureSpec(20, 30, 5, "wide")), array)  # type: ignore[arg-type]
+
+
 def test_sixteen_bits_keep_their_range_and_their_steps(tmp_path: Path) -> None:
     levels = {f"{number}.png": np.full((6, 6), number * 4000 + 1, dtype=np.uint16) for number in range(12)}
     pictures = stored(tmp_path, levels)

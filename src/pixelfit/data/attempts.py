@@ -1,6 +1,6 @@
 """Files read once each, for their fingerprint and their picture, here or in a helper process that runs ``answer_tasks``.
 
-A helper starts in a tenth of a second, because this module imports nothing but NumPy and Pillow.
+A helper starts in a tenth of a second, because this module imports nothing but NumPy and what decodes pictures.
 """
 
 from __future__ import annotations
