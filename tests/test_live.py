@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
@@ -16,9 +17,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import HOSTILE
+from rich.console import Console
 
 from pixelfit import cli
 from pixelfit.deadline import Deadline
+from pixelfit.display import Display
 from pixelfit.errors import OptionError, RunError
 from pixelfit.files import write_json, write_text
 from pixelfit.live import LiveView, LoopbackServer, RunList
@@ -270,6 +273,17 @@ def test_nothing_but_get_and_post(view: LiveView) -> None:
         assert ask(view.address, "state.json", method=method)[0] == 501
     assert ask(view.address, "stop")[0] == 404  # looking does nothing
     assert ask(view.address, "state.json", method="POST", Origin=origin(view.address))[0] == 404
+
+
+def test_a_run_that_goes_on_has_the_time_left_that_it_had() -> None:
+    going_on = live_state(budget_s=1000.0)
+    going_on.went_before(600.0)
+    assert going_on.to_json()["clock"]["left"] in ("6m39s", "6m40s")
+    terminal = io.StringIO()
+    shown = Display(Console(file=terminal, width=100), budget_s=1000.0, started=time.monotonic())
+    shown.went_before(600.0)
+    shown.end_trial(trial(0, None, error="none"), best=None)
+    assert terminal.getvalue().startswith(" 10m0")
 
 
 def test_only_the_page_itself_may_stop_the_search(view: LiveView) -> None:

@@ -352,8 +352,16 @@ def test_a_run_that_dies_while_its_pictures_are_read_goes_on(tmp_path: Path, mon
             fit("bars.npz", options, progress=Silent())
     out = Path("runs") / "bars"
     assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == ["log.jsonl", "run.json"]
-    ended = fit(*begun(out), progress=Silent())
+    told: list[float] = []
+
+    class Hearing(Silent):
+        def went_before(self, seconds: float) -> None:
+            told.append(seconds)
+
+    ended = fit(*begun(out), progress=Hearing())
     assert ended.folder.path == out
+    assert len(told) == 1
+    assert told[0] > 0
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines[:3]] == ["begun", "broken off", "begun"]
     assert lines[2]["elapsed_s"] >= lines[1]["elapsed_s"]

@@ -48,6 +48,10 @@ class Display:
         """Print a line that stays."""
         self._console.print(Text(text))
 
+    def went_before(self, seconds: float) -> None:
+        """Count the seconds that the run took before it was broken off."""
+        self._started -= seconds
+
     def count(self, title: str, done: int, total: int) -> None:
         """Move the bar of the work under way."""
         open_end = total == 0 and done >= _LEAST_COUNTED

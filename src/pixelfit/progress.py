@@ -13,6 +13,9 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Tell something that the user should be able to read afterwards."""
 
+    def went_before(self, seconds: float) -> None:
+        """The run goes on, and took so many seconds before it was broken off, which its clock counts."""
+
     def count(self, title: str, done: int, total: int) -> None:
         """``done`` of ``total`` pieces (files, bytes; 0: nobody knows how many) of the work called ``title`` are finished."""
 
@@ -33,6 +36,9 @@ class Silent:
     """A Progress that shows nothing."""
 
     def say(self, text: str) -> None:
+        """Show nothing."""
+
+    def went_before(self, seconds: float) -> None:
         """Show nothing."""
 
     def count(self, title: str, done: int, total: int) -> None:
@@ -61,6 +67,11 @@ class Several:
         """Tell all of them."""
         for watcher in self._watchers:
             watcher.say(text)
+
+    def went_before(self, seconds: float) -> None:
+        """Tell all of them."""
+        for watcher in self._watchers:
+            watcher.went_before(seconds)
 
     def count(self, title: str, done: int, total: int) -> None:
         """Tell all of them."""

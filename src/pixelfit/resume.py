@@ -48,6 +48,7 @@ def begin(
             refuse_other_options(folder, options)
             spent_s = folder.spent_s()
             deadline.add(spent_s)
+            progress.went_before(spent_s)
         elif not replaces:
             during.enter_context(folder.gone_if_refused())
             folder.write_run(description(source, options))

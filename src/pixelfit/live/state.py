@@ -98,6 +98,11 @@ class LiveState:
         with self._lock:
             self._messages.append((self._elapsed(), text[:_LONGEST] + ("…" if len(text) > _LONGEST else "")))
 
+    def went_before(self, seconds: float) -> None:
+        """Count the seconds that the run took before it was broken off."""
+        with self._lock:
+            self._started -= seconds
+
     def count(self, title: str, done: int, total: int) -> None:
         """Remember how far the work under way has come."""
         with self._lock:
