@@ -31,6 +31,7 @@ from pixelfit.search.importance import importance
 from pixelfit.search.nursery import Nursery
 from pixelfit.search.searching import Limits, Search
 from pixelfit.search.space import build_space
+from pixelfit.tracking import Tracking, trackers_for
 from pixelfit.types import Facts, Scores, Splits, Trial
 
 
@@ -70,6 +71,7 @@ def fit(
         PixelfitError: the data or options cannot be used, and nothing is written; or no trial gave a usable model.
     """
     deadline = Deadline(options.budget_s, started=started)
+    trackers = trackers_for(options.track or ())
     with ExitStack() as during:
         during.enter_context(memory_allowed(options.memory))
         engine = during.enter_context(apart or TrialsApart(most_memory=options.memory or math.inf, nursery=nursery))
@@ -78,7 +80,8 @@ def fit(
         space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)
         during.enter_context(deadline.stopped_by_ctrl_c())
         folder.write_data(facts, {**describe(splits, facts), "references": references_for(facts)})
-        progress = Several(progress, Noted())
+        tracking = Tracking(trackers, folder, progress)
+        progress = Several(progress, Noted(), tracking)
         seconds = {"data": deadline.elapsed()}
         limits = _limits(options)
         search = Search(space, splits, facts, folder, deadline, limits, progress)
@@ -103,6 +106,7 @@ def fit(
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         folder.seal()
+        tracking.finish()
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
 
 

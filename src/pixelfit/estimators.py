@@ -49,6 +49,7 @@ class _ImageEstimator(BaseEstimator):
         seed: seed of every random choice.
         out: run folder to make. Default: a new one under ``runs/`` in the current folder.
         resume: go on with the run in ``out``, if there is one that was broken off.
+        track: where the run is tracked, too: ``"mlflow:URI"``, ``"tensorboard:FOLDER"``, or a list of such.
         verbose: whether progress is printed.
     """
 
@@ -72,6 +73,7 @@ class _ImageEstimator(BaseEstimator):
         seed: int = 0,
         out: str | Path | None = None,
         resume: bool = False,
+        track: str | Sequence[str] | None = None,
         verbose: bool = False,
     ) -> None:
         self.budget = budget
@@ -89,6 +91,7 @@ class _ImageEstimator(BaseEstimator):
         self.seed = seed
         self.out = out
         self.resume = resume
+        self.track = track
         self.verbose = verbose
 
     def fit(
@@ -136,6 +139,7 @@ class _ImageEstimator(BaseEstimator):
             seed=self.seed,
             out=self.out,
             resume=self.resume,
+            track=self.track,
             target=target,
             pictures=pictures,
             group=group,

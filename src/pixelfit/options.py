@@ -19,6 +19,7 @@ MOST_LEFT_OUT = 0.01
 MOST_FOLDS = 20
 _SHORTEST_FOLDED_S = 60.0
 LEAST_MEMORY = 1_000_000_000
+TRACKERS = ("mlflow", "tensorboard")
 
 
 def _one_or_several(names: Json) -> Json:
@@ -62,6 +63,9 @@ class FitOptions(BaseModel):
     overwrite: bool = False
     resume: bool = False
     data_dir: Path | None = None
+    track: Annotated[tuple[str, ...] | None, BeforeValidator(lambda value: None if value is None else parse_trackers(value))] = (
+        None
+    )
 
     @property
     def most_left_out(self) -> float:
@@ -142,6 +146,25 @@ def parse_changes(text: str | Sequence[str]) -> str | None:
             f"{', '.join(known)}, with commas between."
         )
     return ",".join(word for word in known if word in words)
+
+
+def parse_trackers(words: str | Sequence[str]) -> tuple[str, ...] | None:
+    """Where a run is tracked: some of ``mlflow:URI`` and ``tensorboard:FOLDER``.
+
+    Raises:
+        OptionError: a word is neither, or holds a password, which would be kept in the run folder.
+    """
+    found = (words,) if isinstance(words, str) else tuple(words)
+    for word in found:
+        kind, _, where = word.partition(":")
+        if kind not in TRACKERS or not where:
+            raise OptionError(f"--track {word!r} is neither mlflow:URI nor tensorboard:FOLDER.")
+        if re.match(r"[a-z+]+://[^/]*@", where):
+            raise OptionError(
+                "--track may hold no user and password, which would be kept in the run folder: set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            )
+    return found or None
 
 
 def checked_options(**chosen: object) -> FitOptions:

@@ -43,6 +43,7 @@ _LOCK_FILE = ".lock"
 _HELD_OUT_FILE = "held-out.safetensors"
 _MOST_HELD_OUT, _MOST_HELD_OUT_BYTES = 1_000, 8 << 20
 _TEACHINGS_FILE = "teachings.safetensors"
+_TRACKING_FILE = "tracking.json"
 _REMEMBERED_FILE, _REMEMBERED_NAMES = "remembered.safetensors", "remembered.json"
 _MOST_REMEMBERED_BYTES = 8 << 20  # 52 pixels a side for 1,000 in colour
 
@@ -264,6 +265,14 @@ class RunFolder:
             for file in kept:
                 file.unlink()
 
+    def write_tracking(self, known: Mapping[str, Json]) -> None:
+        """``tracking.json``: what trackers have been told of the run, each under its name."""
+        write_json(self.path / _TRACKING_FILE, dict(known))
+
+    def read_tracking(self) -> dict[str, Json]:
+        """What ``write_tracking`` wrote, if anything."""
+        return dict(self.read_if_there(_TRACKING_FILE) or {})
+
     def write_teachings(self, number: int, teachings: Array) -> None:
         """``teachings.safetensors`` of a trial that is distilled: what its teacher says of the training pictures."""
         with written_beside(self.trial_folder(number) / _TEACHINGS_FILE) as beside:
@@ -446,7 +455,7 @@ class RunFolder:
         """Write the checksums of what a finished run is; its log, the search's database and the trials are not among it."""
         parts = [file for name in ("pictures", "predictions") for file in (self.path / name).rglob("*")]
         files = [file for file in (*self.path.iterdir(), *parts) if file.is_file() and not file.name.startswith(".")]
-        unsealed = {SUMS, self.log_file.name, self.study_file.name}
+        unsealed = {SUMS, _TRACKING_FILE, self.log_file.name, self.study_file.name}
         seal(self.path, (file for file in files if file.name not in unsealed))
 
     @contextmanager

@@ -24,7 +24,7 @@ app = typer.Typer(
 for command in (
     fitting.fit, fitting.resume, fitting.replay, fitting.inspect,
     fitting.demo, using.predict, using.evaluate, using.export, using.serve,
-    results.leaderboard, results.report, results.compare, results.ui,
+    results.leaderboard, results.report, results.compare, results.track, results.ui,
 ):  # fmt: skip
     app.command()(command)
 for name, what, commands in (

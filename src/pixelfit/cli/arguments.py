@@ -78,4 +78,8 @@ ResumeOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in the run folder.")]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one under runs/.")]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="mlflow:URI|tensorboard:FOLDER", help="Track the run there too; may be given several times."),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]

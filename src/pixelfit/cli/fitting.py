@@ -34,6 +34,7 @@ from pixelfit.cli.arguments import (
     TargetOption,
     TaskOption,
     TestOption,
+    TrackOption,
     TrialsOption,
     WeightsOption,
 )
@@ -71,6 +72,7 @@ def fit(
     overwrite: OverwriteOption = False,
     resume: ResumeOption = False,
     data_dir: DataDirOption = None,
+    track: TrackOption = None,
     live: LiveOption = False,
     port: PortOption = None,
 ) -> None:
@@ -100,6 +102,7 @@ def fit(
         overwrite=overwrite,
         resume=resume,
         data_dir=data_dir,
+        track=track,
     )
     _fit(source, options, live=live, port=port)
 

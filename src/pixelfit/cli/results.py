@@ -54,6 +54,21 @@ def report(run: RunArgument) -> None:
     typer.echo(f"Report: {folder.report_file}")
 
 
+def track(
+    run: RunArgument,
+    where: Annotated[list[str], typer.Argument(metavar="mlflow:URI|tensorboard:FOLDER...", help="Where to track it.")],
+) -> None:
+    """Tell MLflow or TensorBoard of all that is in a run folder; what they know already is not told again."""
+    from pixelfit.options import parse_trackers
+    from pixelfit.runs import RunFolder
+    from pixelfit.tracking import track as tracked
+
+    words = parse_trackers(where) or ()
+    tracked(RunFolder.existing(run), words)
+    for word in words:
+        typer.echo(f"{run} is tracked by {word}.")
+
+
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, two or more.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write a file: .html, .json or .csv.")] = None,
