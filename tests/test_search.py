@@ -187,6 +187,19 @@ class _Begun:
         return trial
 
 
+def test_short_trainings_have_room_for_the_best_bet_once_it_is_known_to_be_slow(tmp_path: Path) -> None:
+    begun = _Begun(tmp_path)
+    begun.state._fit_slice(begun.recipe)
+    quick_s = begun.state.slice_s
+    step_s = 2 * quick_s / 100  # twice as slow as 100 steps in that time
+    slow = replace(begun.ended("probe", 80 * step_s, 1.0), steps=80, step_s=80 * step_s)
+    begun.state.costs.learn(begun.recipe, slow)
+    assert not begun.state._affordable(begun.recipe, quick_s)
+    begun.state._fit_slice(begun.recipe)
+    assert begun.state.slice_s > quick_s
+    assert begun.state._affordable(begun.recipe, begun.state.slice_s)
+
+
 @pytest.mark.parametrize(("error", "cycles"), [(-1.0, 3), (5.0, 1)])
 def test_snapshots_go_on_from_each_other_as_long_as_they_pay(tmp_path: Path, error: float, cycles: int) -> None:
     begun = _Begun(tmp_path)

@@ -94,10 +94,7 @@ class Stages:
     def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
         """What to try next, decided anew after each trial, until the trials or the time run out."""
         known = self._known_good()
-        enough_s = _FIRST_STEPS * self.costs.step_s(known[0][0])
-        least_s = self.costs.least_s(known[0][0], _LEAST_STEPS, len(self.splits.validation))
-        slice_s = min(enough_s, max(least_s, _LONGEST_SLICE_SHARE * self._whole()))
-        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), slice_s)
+        least_s = self._fit_slice(known[0][0])
         if self.space.backbone is not None and not self._done():
             # First, since nothing else gives so good a model of a few hundred photographs within seconds.
             recipe, answers = self.space.known_good({"family": "frozen"})
@@ -108,13 +105,14 @@ class Stages:
                 yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
         yield from self._probe(known[0][0], least_s)
         known = self._known_good()
+        self._fit_slice(known[0][0])  # again, since the probe may have shown that the machine is slower than it seemed
         if self.limits.trials is not None:
             yield from self._counted(known)
             return
         if (self.deadline.budget_s or 0.0) >= sizes.SHORTEST_BUDGET_S:
             self.sizes_s = sizes.BUDGET_SHARE * self._whole()
         # Where there is time for one training only, it is the best bet's, at full length.
-        if _FIRST_ROUND_SHARE * self._whole() >= 2 * max(self.slice_s, enough_s):
+        if _FIRST_ROUND_SHARE * self._whole() >= 2 * max(self.slice_s, _FIRST_STEPS * self.costs.step_s(known[0][0])):
             yield from self._first_round(known)
         yield from self._second_round()
         yield from self._tuning()
@@ -129,6 +127,14 @@ class Stages:
             yield from self._sampled()
             if self._latest_leads() and not self._done():
                 yield self._onward(self.trials[-1], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+
+    def _fit_slice(self, best_bet: Recipe) -> float:
+        """Choose the time of a short training such that the best bet fits into it; the seconds that this takes at least."""
+        enough_s = _FIRST_STEPS * self.costs.step_s(best_bet)
+        least_s = self.costs.least_s(best_bet, _LEAST_STEPS, len(self.splits.validation))
+        slice_s = min(enough_s, max(least_s, _LONGEST_SLICE_SHARE * self._whole()))
+        self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), slice_s)
+        return least_s
 
     def _probe(self, best_bet: Recipe, least_s: float) -> Iterator[tuple[Plan, None]]:
         """The best bet without augmentation, whose model says which changes of pictures leave the target alone."""
