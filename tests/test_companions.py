@@ -312,6 +312,6 @@ def test_the_notebook_runs(kind: str, tmp_path: Path, monkeypatch: pytest.Monkey
     html = [output["data"]["text/html"] for each in outputs.values() for output in each if "text/html" in output.get("data", {})]
     assert HOSTILE not in "".join(html)
     assert all("tex2jax_ignore" in table for table in html)  # dollar signs make no formula
-    again = RunFolder(run.folder.path / "runs" / f"bars-{run.facts.task}")
+    again = RunFolder(run.folder.path / "runs" / "bars")
     assert again.read("facts.json") == run.folder.read("facts.json")
     assert again.read("scores.json")["test"] == run.folder.read("scores.json")["test"]

@@ -191,6 +191,6 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
 
 
 def test_the_default_folder_is_new_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("arrays-classification", "arrays-classification-2"):
+    for name in ("arrays", "arrays-2"):
         run = automl.fit(bars(60), checked_options(trials=1), progress=Silent())
         assert run.folder.path == Path("runs") / name

@@ -100,10 +100,10 @@ def _source(run: Json, facts: Json) -> list[tuple[str, str]]:
 
 
 def _options(options: Json) -> str:
-    """The run's options but for its folder, as ``checked_options`` takes them."""
+    """The run's options but for its folder and where it was tracked, as ``checked_options`` takes them."""
     lines = []
     for name, value in options.items():
-        if name == "out" or value is None or value is False:
+        if name in ("out", "track") or value is None or value is False:
             continue
         lines.append(f"    {name}={_literal(name, value)},\n")
     return f"from pixelfit.options import checked_options\n\noptions = checked_options(\n{''.join(lines)})"
