@@ -776,5 +776,6 @@ def test_it_follows_dark_and_still(chromium: str) -> None:
         page.evaluate("document.querySelector('#result').setAttribute('aria-busy', 'true')")
         assert page.evaluate("getComputedStyle(document.querySelector('#result'), '::before').animationName") == "none"
         page.emulate_media(color_scheme="light", reduced_motion="no-preference")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert page.evaluate("getComputedStyle(document.querySelector('#result'), '::before').animationName") == "run"
+        # Waited for: a busy browser draws anew only some frames after its medium has changed.
+        page.wait_for_function("getComputedStyle(document.body).backgroundColor == 'rgb(255, 255, 255)'")
+        page.wait_for_function("getComputedStyle(document.querySelector('#result'), '::before').animationName == 'run'")
