@@ -15,7 +15,7 @@ from conftest import bars
 
 from pixelfit.automl import Run, fit
 from pixelfit.deadline import Deadline
-from pixelfit.errors import DataError, RunError
+from pixelfit.errors import DataError, PixelfitError, RunError
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.runlog import logged, note
@@ -68,6 +68,9 @@ def test_a_run_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
         small(out)
     with pytest.raises(DataError):  # which is known before anything is removed
         fit((np.zeros((3, 12, 12)), np.array(["a", "a", "b"])), checked_options(out=out, overwrite=True), progress=Silent())
+    (tmp_path / "bad.pth").write_text("no weights")
+    with pytest.raises(PixelfitError, match=r"bad\.pth"):  # as is this
+        small(out, overwrite=True, weights=tmp_path / "bad.pth")
     assert (out / "mine.txt").is_file()
     before = (out / "run.json").read_text()
     again = small(out, overwrite=True, seed=5)

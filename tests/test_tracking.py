@@ -81,6 +81,7 @@ def test_mlflow_has_options_trials_curves_scores_and_report(folder: RunFolder, d
         track(folder, [f"mlflow:{database}"])
     top, trials = told(database)
     assert top.info.status == "FINISHED"
+    assert top.data.params["seed"] == "0"
     assert (top.data.params["task"], top.data.params["data"]) == ("regression", "arrays")
     scores = folder.read("scores.json")
     assert top.data.metrics["test rmse"] == pytest.approx(scores["test"]["rmse"]["value"])
@@ -121,6 +122,9 @@ def test_a_registered_model_is_loaded_and_served_by_mlflow(folder: RunFolder, da
 
 
 def test_tensorboard_has_the_curves(folder: RunFolder, tmp_path: Path) -> None:
+    mine = tmp_path / "curves" / "bars" / "test" / "mine.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("a picture of the user's own")
     for _ in range(2):
         track(folder, [f"tensorboard:{tmp_path / 'curves'}"])
     for trial in folder.ended_trials():
@@ -131,6 +135,7 @@ def test_tensorboard_has_the_curves(folder: RunFolder, tmp_path: Path) -> None:
         looks = folder.read(f"trials/{trial.number:04d}/history.json")
         if looks:
             assert [point.step for point in events.Scalars("validation score")] == [look["step"] for look in looks]
+    assert mine.is_file()
     (test,) = EventAccumulator(str(tmp_path / "curves" / "bars" / "test")).Reload().Scalars("test/rmse")
     assert test.value == pytest.approx(folder.read("scores.json")["test"]["rmse"]["value"], rel=1e-5)
 
@@ -191,6 +196,8 @@ def test_a_tracker_that_fails_costs_the_run_nothing(tmp_path: Path, database: st
         ("mlflow", "is neither mlflow:URI nor tensorboard:FOLDER"),
         ("mlflow:", "is neither mlflow:URI nor tensorboard:FOLDER"),
         ("mlflow:https://me:secret@server/", "may hold no user and password"),
+        ("mlflow:postgresql+psycopg2://me:secret@server/db", "may hold no user and password"),
+        ("mlflow:HTTP://me:secret@server", "may hold no user and password"),
         ("mlflow:http://127.0.0.1:9", "cannot be used: "),
         ("mlflow:nonsense://", "cannot be used: "),
         ("tensorboard:a-file/below", "cannot be used: "),

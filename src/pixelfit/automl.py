@@ -106,7 +106,8 @@ def fit(
         # Once more, now with the report's own time.
         folder.write_scores(facts, evaluation.scores, seed=options.seed, budget_s=options.budget_s, wall_s=deadline.elapsed())
         folder.seal()
-        tracking.finish()
+        if not deadline.interrupted:  # otherwise it may go on
+            tracking.finish()
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
 
 

@@ -159,7 +159,7 @@ def parse_trackers(words: str | Sequence[str]) -> tuple[str, ...] | None:
         kind, _, where = word.partition(":")
         if kind not in TRACKERS or not where:
             raise OptionError(f"--track {word!r} is neither mlflow:URI nor tensorboard:FOLDER.")
-        if re.match(r"[a-z+]+://[^/]*@", where):
+        if "@" in where.partition("://")[2].partition("/")[0] or "password=" in where.lower():
             raise OptionError(
                 "--track may hold no user and password, which would be kept in the run folder: set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."

@@ -12,8 +12,9 @@ from pixelfit.data.sources import Source, name_of
 from pixelfit.deadline import Deadline
 from pixelfit.environment import environment
 from pixelfit.errors import PixelfitError, RunError
+from pixelfit.models.pretrained import offered
 from pixelfit.options import FitOptions, checked_options
-from pixelfit.progress import Progress
+from pixelfit.progress import Progress, Silent
 from pixelfit.runlog import logged
 from pixelfit.runs import RunFolder
 from pixelfit.training.machine import Machine, adopted, machine
@@ -60,6 +61,7 @@ def begin(
             folder.reopen()
             progress.say(f"Going on with the run in {folder.path}, which has taken {spent_s:.0f} s so far.")
         elif replaces:
+            offered(facts, options.weights, options.backbone, Silent())  # or it is refused while the old run is still there
             folder.clear()
             folder.write_run(description(source, options))
             during.enter_context(logged(folder.log_file, deadline))
@@ -144,7 +146,7 @@ def refuse_other_options(folder: RunFolder, options: FitOptions) -> None:
     before = folder.read("run.json")["options"]
     now = json.loads(json.dumps(options.model_dump(mode="json")))
     for name in now:
-        if name not in (*_ABOUT_THE_FOLDER, *_PATHS) and now[name] != before.get(name):
+        if name not in (*_ABOUT_THE_FOLDER, *_PATHS, "track") and now[name] != before.get(name):
             option = "--" + name.replace("_", "-")
             raise RunError(
                 f"The run in {folder.path} began with another {option} ({before.get(name)}, now {now[name]}); "

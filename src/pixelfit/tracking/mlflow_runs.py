@@ -72,6 +72,8 @@ class MlflowTracker:
         if record is None or str(number) in record["trials"]:
             return
         trial, history = (folder.read(f"trials/{number:04d}/{name}.json") for name in ("trial", "history"))
+        if trial["state"] == "interrupted":  # it may go on, and end otherwise
+            return
         made = self._client.create_run(
             self._experiment,
             run_name=f"trial {number}, {trial['family']}",
@@ -118,7 +120,9 @@ class MlflowTracker:
 
     def _log(self, run: str, parameters: Mapping[str, Json], metrics: list[Metric]) -> None:
         params = [
-            Param(_plain(name), str(value)[:_LONGEST]) for name, value in parameters.items() if value not in (None, (), [], False)
+            Param(_plain(name), str(value)[:_LONGEST])
+            for name, value in parameters.items()
+            if value is not None and value is not False and value != []
         ]
         for start in range(0, len(params), _AT_ONCE):
             self._client.log_batch(run, params=params[start : start + _AT_ONCE])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -24,7 +23,7 @@ class TensorboardTracker:
         """Write the trial's curve, in place of one that is there already."""
         trial, history = (folder.read(f"trials/{number:04d}/{name}.json") for name in ("trial", "history"))
         place = self._folder / folder.path.resolve().name / f"trial-{number:04d}-{trial['family']}"
-        shutil.rmtree(place, ignore_errors=True)
+        _drop_events(place)
         with SummaryWriter(str(place)) as writer:
             for look in history or ():
                 writer.add_scalar("training loss", look["train_loss"], look["step"])
@@ -35,7 +34,13 @@ class TensorboardTracker:
     def finish(self, folder: RunFolder) -> None:
         """Write the scores on the test set."""
         place = self._folder / folder.path.resolve().name / "test"
-        shutil.rmtree(place, ignore_errors=True)
+        _drop_events(place)
         with SummaryWriter(str(place)) as writer:
             for name, interval in folder.read("scores.json")["test"].items():
                 writer.add_scalar(f"test/{name}", interval["value"], 0)
+
+
+def _drop_events(place: Path) -> None:
+    """Remove what was written there before, and nothing else: the folder may hold files of the user's own."""
+    for file in place.glob("events.out.tfevents.*"):
+        file.unlink()
