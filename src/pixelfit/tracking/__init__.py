@@ -43,11 +43,8 @@ def _tensorboard(folder: str) -> Tracker:
     return TensorboardTracker(Path(folder).expanduser())
 
 
-# The kinds of trackers, each with the package that it needs, which the extra of its name brings.
-KINDS: Mapping[str, tuple[str, Callable[[str], Tracker]]] = {
-    "mlflow": ("mlflow", _mlflow),
-    "tensorboard": ("tensorboard", _tensorboard),
-}
+# The kinds of trackers, each under the name of the package that it needs and of the extra that brings it.
+KINDS: Mapping[str, Callable[[str], Tracker]] = {"mlflow": _mlflow, "tensorboard": _tensorboard}
 
 
 def trackers_for(words: Iterable[str]) -> dict[str, Tracker]:
@@ -59,11 +56,10 @@ def trackers_for(words: Iterable[str]) -> dict[str, Tracker]:
     found: dict[str, Tracker] = {}
     for word in words:
         kind, _, where = word.partition(":")
-        package, make = KINDS[kind]
-        if importlib.util.find_spec(package) is None:
-            raise OptionError(f"--track {word!r} needs the package {package}: pip install 'pixelfit[{kind}]'.")
+        if importlib.util.find_spec(kind) is None:
+            raise OptionError(f"--track {word!r} needs the package {kind}: pip install 'pixelfit[{kind}]'.")
         try:
-            found[word] = make(where)
+            found[word] = KINDS[kind](where)
         except Exception as error:
             raise OptionError(f"--track {word!r} cannot be used: {_sentence(error)}") from error
     return found

@@ -62,7 +62,7 @@ class MlflowTracker:
             return
         run, facts = folder.read("run.json"), folder.read("facts.json")
         known = {"source": run["source"], **run["options"], "data": facts["data"], "task": facts["task"], "rows": facts["rows"]}
-        made = self._client.create_run(self._experiment, run_name=folder.path.resolve().name, tags={"pixelfit.folder": "run"})
+        made = self._client.create_run(self._experiment, run_name=folder.path.resolve().name)
         self._log(made.info.run_id, known, [])
         self._note(folder, {"run": made.info.run_id, "trials": {}, "finished": False})
 
