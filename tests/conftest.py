@@ -34,6 +34,24 @@ def bars(count: int, *, side: int = 12, channels: int = 1, seed: int = 0) -> tup
     return pictures, columns.astype(np.int64)
 
 
+_CAN_BE = Nursery.can_be
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trials_here() -> Iterator[None]:
+    """Trials run in this process, where they see what a test has patched; to load another takes longer than most trials here."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Nursery, "can_be", staticmethod(lambda: False))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _trials_apart(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for tests marked ``apart``, whose trials run as users' do."""
+    if request.node.get_closest_marker("apart") is not None:
+        monkeypatch.setattr(Nursery, "can_be", staticmethod(_CAN_BE))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Where the real data sets lie that are too large to come with the code."""
@@ -156,12 +174,6 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials run in this process, where they see what a test has patched."""
-    monkeypatch.setattr(Nursery, "can_be", lambda: False)
 
 
 def opened_copy(folder: Path, to: Path) -> Path:

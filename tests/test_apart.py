@@ -225,7 +225,6 @@ def test_nothing_is_left_of_a_search_that_was_killed(tmp_path: Path) -> None:
     assert not alive
 
 
-@pytest.mark.usefixtures("trials_here")
 def test_elsewhere_trials_run_in_this_process(tmp_path: Path) -> None:
     options = checked_options(task="regression", trials=2, steps=5, folds=1, out=tmp_path / "run")
     with TrialsApart() as apart:

@@ -15,6 +15,7 @@ from pixelfit import ImageClassifier, ImageRegressor
 from pixelfit.errors import DataError, OptionError, PixelfitError
 
 
+@pytest.mark.apart
 def test_regressor_from_fit_to_load(tmp_path: Path) -> None:
     pictures, columns = bars(150)
     model = ImageRegressor(trials=4, steps=40, out=tmp_path / "run").fit(pictures, columns)
@@ -37,7 +38,7 @@ def test_regressor_from_fit_to_load(tmp_path: Path) -> None:
 def test_classifier_gives_the_users_labels(tmp_path: Path) -> None:
     pictures, columns = bars(150, channels=3)
     labels = np.array(["left", "right"])[(columns > 4).astype(int)]
-    model = ImageClassifier(trials=3, steps=40, out=tmp_path / "run").fit(pictures, labels)
+    model = ImageClassifier(trials=3, steps=40, folds=1, out=tmp_path / "run").fit(pictures, labels)
     assert model.classes_.tolist() == ["left", "right"]
     shares = model.predict_proba(pictures)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
@@ -54,7 +55,7 @@ def test_paths_and_arrays_of_the_same_pictures_predict_the_same(tmp_path: Path) 
     for number, picture in enumerate(pictures):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(picture[..., 0]).save(paths[-1])
-    model = ImageRegressor(trials=2, steps=20, out=tmp_path / "run").fit(paths, columns)
+    model = ImageRegressor(trials=2, steps=20, folds=1, out=tmp_path / "run").fit(paths, columns)
     assert (model.predict(paths[:9]) == model.predict(pictures[:9])).all()
 
 
@@ -65,7 +66,7 @@ def test_a_frame_with_a_test_set_of_its_own(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"file": [str(tmp_path / f"{n}.png") for n in range(90)], "place": columns / 2, "of": np.arange(90) // 3}
     )
-    model = ImageRegressor(trials=2, steps=20, out=tmp_path / "run")
+    model = ImageRegressor(trials=2, steps=20, folds=2, out=tmp_path / "run")
     model.fit(frame[:60], target="place", group="of", test=frame[60:])
     assert model.run_.scores.rows == 30
     assert model.run_.folder.read("run.json")["options"]["test"] == "(arrays)"

@@ -97,6 +97,7 @@ def _stopped_by_its_page(chromium: str, address: str) -> tuple[list[str], list[s
         return complaints, strange, status, page.title()
 
 
+@pytest.mark.apart
 @pytest.mark.browser
 def test_the_page_follows_a_real_search_and_its_button_ends_it(chromium: str, tmp_path: Path) -> None:
     from pixelfit.automl import fit

@@ -119,7 +119,6 @@ def test_same_seed_and_trials_give_the_same_run(tmp_path: Path) -> None:
     assert {trial.family for trial in once.trials} == {family.name for family in FAMILIES.values() if not family.pretrained}
 
 
-@pytest.mark.usefixtures("trials_here")
 def test_a_failing_trial_is_recorded_and_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object) -> None:
         raise ValueError("no such layer\nand more")
@@ -135,7 +134,6 @@ def test_a_failing_trial_is_recorded_and_the_search_goes_on(tmp_path: Path, monk
     assert "Trial #1 (convnet) failed: ValueError: no such layer" in run.folder.report_file.read_text()
 
 
-@pytest.mark.usefixtures("trials_here")
 def test_when_every_trial_fails_the_error_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise MemoryError("nothing left")

@@ -94,6 +94,7 @@ def test_runs_that_begin_at_once_get_folders_of_their_own() -> None:
     assert sorted(path.name for path in made) == sorted(["digits", *(f"digits-{number}" for number in range(2, 9))])
 
 
+@pytest.mark.apart
 def test_the_log_tells_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = small(tmp_path / "run")
     lines = lines_of(run.folder.path)
@@ -107,7 +108,6 @@ def test_the_log_tells_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsy
     assert (capsys.readouterr().err, logging.getLogger("pixelfit").level) == ("", logging.NOTSET)
 
 
-@pytest.mark.usefixtures("trials_here")
 def test_a_failed_trial_leaves_its_traceback_in_the_log_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,7 +140,6 @@ def test_a_head_that_is_wanted_gives_way_to_the_discrete_one(heads: tuple[str, .
     assert space.known_good({"family": "convnet", "head": "huber"})[0].head == chosen
 
 
-@pytest.mark.usefixtures("trials_here")  # so that little of a short budget goes elsewhere
 def test_a_budgeted_search_goes_through_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_LEAST_SLICE_S", 0.3)
     monkeypatch.setattr(stages, "_FIRST_STEPS", 4)

@@ -211,7 +211,7 @@ def test_facts_name_the_targets_and_those_of_one_stay_as_they_were(
 
 def test_a_regressor_of_several_numbers(tmp_path: Path) -> None:
     pictures, targets = blobs(120)
-    model = ImageRegressor(trials=2, steps=60, out=tmp_path / "run").fit(pictures, targets)
+    model = ImageRegressor(trials=2, steps=60, folds=2, out=tmp_path / "run").fit(pictures, targets)
     assert model.predict(pictures).shape == (120, 3)
     assert model.score(pictures, targets) == pytest.approx(reference.r2_score(targets, model.predict(pictures)))
     ends = model.predict_interval(pictures, coverage=0.8)
@@ -221,7 +221,7 @@ def test_a_regressor_of_several_numbers(tmp_path: Path) -> None:
 
 def test_a_classifier_of_several_labels(tmp_path: Path) -> None:
     pictures, has = strokes(120)
-    model = ImageClassifier(trials=2, steps=30, metric="micro_f1", out=tmp_path / "run").fit(pictures, has)
+    model = ImageClassifier(trials=2, steps=30, folds=2, metric="micro_f1", out=tmp_path / "run").fit(pictures, has)
     assert model.classes_.tolist() == [0, 1, 2]
     assert model.run_.facts.metric == "micro_f1"
     said = model.predict(pictures)
@@ -246,7 +246,7 @@ def test_a_student_learns_several_targets(kind: str, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     for kind, source in (("numbers", blobs(80)), ("labels", strokes(80))):
         runs = [
-            automl.fit(source, checked_options(trials=3, steps=5, out=tmp_path / f"{kind} {name}"), progress=Silent())
+            automl.fit(source, checked_options(trials=3, steps=5, folds=2, out=tmp_path / f"{kind} {name}"), progress=Silent())
             for name in ("once", "again")
         ]
         once, again = ((run.folder.path / "predictions" / "test.csv").read_bytes() for run in runs)
