@@ -20,6 +20,8 @@ MOST_FOLDS = 20
 _SHORTEST_FOLDED_S = 60.0
 LEAST_MEMORY = 1_000_000_000
 TRACKERS = ("mlflow", "tensorboard")
+# What ``MLFLOW_TRACKING_URI`` takes for files of this machine: what stands before their path, and the path.
+_LOCAL = re.compile(r"(sqlite(?:\+\w+)?:///(?!:memory:|file:)|file:(?!/)|(?!databricks$|[\w+]+:))(.+)")
 
 
 def _one_or_several(names: Json) -> Json:
@@ -149,7 +151,9 @@ def parse_changes(text: str | Sequence[str]) -> str | None:
 
 
 def parse_trackers(words: str | Sequence[str]) -> tuple[str, ...] | None:
-    """Where a run is tracked: some of ``mlflow:URI`` and ``tensorboard:FOLDER``.
+    """Where a run is tracked: some of ``mlflow:URI`` and ``tensorboard:FOLDER``, with absolute paths.
+
+    What a tracker has been told is kept under its address, so that this must mean the same in every working directory.
 
     Raises:
         OptionError: a word is neither, or holds a password, which would be kept in the run folder.
@@ -164,7 +168,15 @@ def parse_trackers(words: str | Sequence[str]) -> tuple[str, ...] | None:
                 "--track may hold no user and password, which would be kept in the run folder: set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
             )
-    return found or None
+    return tuple(map(_with_absolute_path, found)) or None
+
+
+def _with_absolute_path(word: str) -> str:
+    kind, _, where = word.partition(":")
+    if kind == "tensorboard":
+        return f"{kind}:{Path(where).expanduser().absolute()}"
+    local = _LOCAL.fullmatch(where)
+    return word if local is None else f"{kind}:{local[1]}{Path(local[2]).absolute()}"
 
 
 def checked_options(**chosen: object) -> FitOptions:
