@@ -235,7 +235,7 @@ def test_a_search_with_a_crash_in_it_ends_well_and_says_so(tmp_path: Path) -> No
             return super().run(replace(plan, recipe=replace(plan.recipe, family="crashes")) if plan.number == 1 else plan)
 
     options = checked_options(task="regression", trials=3, steps=10, folds=1, out=tmp_path / "run")
-    ended = fit(bars(80), options, progress=Silent(), apart=Crashes(nursery=Nursery(["hostile_families"])))
+    ended = fit(bars(80), options, progress=Silent(), engine=Crashes(nursery=Nursery(["hostile_families"])))
     assert [trial.state for trial in ended.trials] == ["complete", "failed", "complete"]
     with (ended.folder.path / "leaderboard.csv").open(newline="") as lines:
         rows = {int(row["trial"]): row for row in csv.DictReader(lines)}
@@ -274,4 +274,4 @@ def test_elsewhere_trials_run_in_this_process(tmp_path: Path) -> None:
     options = checked_options(task="regression", trials=2, steps=5, folds=1, out=tmp_path / "run")
     with TrialsApart() as apart:
         assert not psutil.Process().children()
-        assert len(fit(bars(60), options, progress=Silent(), apart=apart).trials) == 2
+        assert len(fit(bars(60), options, progress=Silent(), engine=apart).trials) == 2

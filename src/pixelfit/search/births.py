@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing.connection import Connection
@@ -153,7 +153,7 @@ def _be_a_trial(handed: int, household: Household, store: Array) -> None:
     try:
         plan: Plan = unpacked(connection.recv_bytes(), store)
         hand_down(household.machine)
-        LOGGER.handlers[:] = [_Told(connection)]
+        LOGGER.handlers[:] = [Told(lambda event, fields: connection.send(("note", event, fields)))]
         LOGGER.setLevel(logging.INFO)
         teller = _Teller(connection)
         outcome = LocalEngine(household.folds, household.facts, _Asked(teller), teller).run(plan)
@@ -195,19 +195,20 @@ class _Asked(Deadline):
         return self._teller.look_for_stop()
 
 
-class _Told(logging.Handler):
-    """Sends what is logged to the search's process, whose log it goes into."""
+class Told(logging.Handler):
+    """Tells the search's process what is logged, whose log it goes into."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, tell: Callable[[str, dict[str, Any]], object]) -> None:
         super().__init__()
-        self._connection = connection
+        self._told = tell
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Tell it."""
         fields = dict(getattr(record, FIELDS, {}))
         if record.exc_info is not None and record.exc_info[1] is not None:
             error = record.exc_info[1]
             fields |= {"error": f"{type(error).__name__}: {error}", "traceback": "".join(traceback.format_exception(error))}
-        self._connection.send(("note", record.getMessage(), fields))
+        self._told(record.getMessage(), fields)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def adopted(recorded: Machine) -> Iterator[None]:
 @contextmanager
 def with_threads(threads: int) -> Iterator[None]:
     """Within this block torch computes with so many threads; 0 leaves as many as there are."""
+    machine()  # which settles them itself when it is measured, so not within this block
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
