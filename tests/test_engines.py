@@ -42,7 +42,7 @@ from pixelfit.types import Facts, Splits
 
 OBJECTS = 100_000_000  # bytes of a node's object store
 Made = Callable[..., AbstractContextManager[Engine]]
-pytestmark = [pytest.mark.timeout(600), pytest.mark.apart]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,12 @@ def test_the_contract_of_an_engine(made: Made, data: tuple[Facts, Splits], recip
         long = planned(recipe, 13, pace=Pace(steps=400), kept_in=folder)
         whole = here.run(replace(long, kept_in=None))
         stopped = Deadline(None)
-        interrupted = LocalEngine(data[1].folds, data[0], stopped, _Stops(stopped, after=3)).run(long)
+
+        class Stops(Silent):
+            def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
+                stopped.interrupt()
+
+        interrupted = LocalEngine(data[1].folds, data[0], stopped, Stops()).run(long)
         assert interrupted.trial.state == "interrupted"
         assert (folder / "checkpoint-0.safetensors").is_file()
         assert same(engine.run(long), whole)
@@ -169,19 +174,14 @@ def test_the_contract_of_an_engine(made: Made, data: tuple[Facts, Splits], recip
     assert checks[1] == [look["score"] for look in plain.history]
 
 
-class _Stops(Silent):
-    def __init__(self, deadline: Deadline, *, after: int) -> None:
-        self.deadline, self.left = deadline, after
-
-    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.deadline.interrupt()
-
-
 def test_a_request_to_stop_reaches_every_trial(made: Made, recipe: Recipe) -> None:
     deadline = Deadline(None)
-    with made(deadline=deadline, progress=_Stops(deadline, after=1)) as engine, ThreadPoolExecutor(engine.slots) as pool:
+
+    class Stops(Silent):
+        def advance_trial(self, number: int, fraction: float, detail: str) -> None:
+            deadline.interrupt()
+
+    with made(deadline=deadline, progress=Stops()) as engine, ThreadPoolExecutor(engine.slots) as pool:
         plans = [planned(recipe, number, pace=Pace(steps=50_000)) for number in range(engine.slots)]
         outcomes = list(pool.map(engine.run, plans))
     assert {outcome.trial.state for outcome in outcomes} == {"interrupted"}

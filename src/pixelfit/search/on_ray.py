@@ -29,7 +29,7 @@ from pixelfit.search.births import Household, StoreAt, packed
 from pixelfit.search.engine import Outcome, Plan, failed
 from pixelfit.search.memory import Means, as_memory_allows, need_of_plan
 from pixelfit.search.ray_tasks import Board, Errand, Shared, Versions
-from pixelfit.training.machine import Machine
+from pixelfit.training.machine import Machine, machine
 from pixelfit.types import Array, Facts, Fold
 
 _MOST_THREADS = 4  # for a trial: nets for small pictures hardly gain from more
@@ -104,6 +104,8 @@ class TrialsOnRay:
         self.slots, self.threads = self._room.slots, self._room.threads
         self._heard: dict[int, float] = {}
         self._over = threading.Event()
+        self._put: Shared | None = None
+        self._putting = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -122,11 +124,8 @@ class TrialsOnRay:
         self._train = folds[0].train
         store = folds[0].train.store
         by_name = _by_name(store)
-        measured = self._probed(by_name)
-        self._shared = Shared(
-            ray.put(packed(Household(folds, facts, measured), store)),
-            by_name or ray.put(np.asarray(store)),
-        )
+        self._gpu = self._probed(by_name)
+        self._folds, self._store = folds, by_name or ray.put(np.asarray(store))
         self._board: Any = ray.remote(Board).options(num_cpus=0, max_concurrency=1).remote()
         self._trial = ray.remote(max_calls=0)(ray_tasks.trial)  # a worker that has loaded everything is used again
         threading.Thread(target=self._listen, name="ray board", daemon=True).start()
@@ -138,6 +137,17 @@ class TrialsOnRay:
         means = Means(self._train, self._facts, self._deadline, self._progress)
         room = math.inf if self._room.gpus else min(self._room.memory, self._most_memory)
         return as_memory_allows(plan, self._tried, means, room=room)
+
+    def _shared(self) -> Shared:
+        """What all trials share, put into the cluster with the first: a run that goes on knows its machine only then."""
+        with self._putting:
+            if self._put is None:
+                here = machine()
+                if self._gpu is None and here.device != "cpu":  # a GPU here, and none where trials run
+                    here = replace(here, device="cpu", low_precision=False)
+                household = Household(self._folds, self._facts, self._gpu or here)
+                self._put = Shared(ray.put(packed(household, self._train.store)), self._store)
+            return self._put
 
     def _tried(self, plan: Plan) -> Outcome:
         """One trial, tried up to three times; the first attempt that comes to an end counts, and no other."""
@@ -202,15 +212,18 @@ class TrialsOnRay:
             memory=None if self._room.gpus else int(min(need, self._room.memory)) or None,
             max_retries=0,  # tried again from here, where checkpoints and the time that is left are known
         )
-        return placed.remote(Errand(plan, attempt, token, kept), self._shared, self._board)
+        return placed.remote(Errand(plan, attempt, token, kept), self._shared(), self._board)
 
     def _cancel(self, attempts: Sequence[Any]) -> None:
         for each in attempts:
             with suppress(RayError, ValueError):
                 ray.cancel(each, force=True)
 
-    def _probed(self, by_name: StoreAt | None) -> Machine:
-        """What a node can do, as measured there, once every node has loaded everything and was found fit."""
+    def _probed(self, by_name: StoreAt | None) -> Machine | None:
+        """Load everything on every node, and see that it is fit; what one with a GPU can do, as measured there.
+
+        Where there is none, trials run as on this machine: in the same precision everywhere, and as in a run without Ray.
+        """
         probe = ray.remote(ray_tasks.probe)
         nodes = [node for node in _nodes() if node["Resources"].get("CPU", 0) >= 1]
         tasks = {
@@ -225,7 +238,8 @@ class TrialsOnRay:
             answers = dict(zip(tasks, ray.get(list(tasks), timeout=_PROBED_WITHIN_S), strict=True))
         except RayError as error:
             raise OptionError(f"A node of the Ray cluster cannot run pixelfit: {_first_line(error)}.") from error
-        here, found = Versions.here(), None
+        here = Versions.here()
+        found: Machine | None = None
         for task, node in tasks.items():
             name, (versions, sees_file, measured) = node["NodeManagerHostname"], answers[task]
             if versions != here:
@@ -236,10 +250,10 @@ class TrialsOnRay:
                     f"The node {name} does not see {by_name.name}: put the cache of pictures on a shared file system "
                     "(XDG_CACHE_HOME), or give Ray a larger object store."
                 )
-            if found is None or (found.device == "cpu" and measured.device != "cpu"):
+            if measured is not None:
                 found = measured
-        assert found is not None
-        note("cluster", nodes=len(nodes), slots=self.slots, threads=self.threads, gpus=self._room.gpus, machine=found.to_json())
+        gpu = found and found.to_json()
+        note("cluster", nodes=len(nodes), slots=self.slots, threads=self.threads, gpus=self._room.gpus, gpu=gpu)
         return found
 
     def _listen(self) -> None:

@@ -121,15 +121,15 @@ def trial(errand: Errand, shared: Shared, board: Any) -> Outcome:
     return outcome
 
 
-def probe(at: StoreAt | None) -> tuple[Versions, bool, Machine]:
-    """Versions here, whether the file of the pictures is seen, and what this node can do. Loads all that trials need."""
+def probe(at: StoreAt | None) -> tuple[Versions, bool, Machine | None]:
+    """Versions here, whether the file of the pictures is seen, and what this node's GPU can do. Loads all that trials need."""
     sees_file = True
     if at is not None:
         assert at.name is not None
         file, pictures = Path(at.name), int(np.prod(at.shape)) * np.dtype(at.dtype).itemsize
         sees_file = file.is_file() and file.stat().st_size >= at.offset + pictures
     importlib.import_module("torch._dynamo")
-    return Versions.here(), sees_file, machine()
+    return Versions.here(), sees_file, machine() if torch.cuda.is_available() else None
 
 
 @contextmanager
