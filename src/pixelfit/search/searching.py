@@ -35,7 +35,7 @@ _RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metri
 _VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
 _REMEMBERED_SHARE = 0.01  # of the budget, at most, to look at the training pictures that the final model remembers
 _FEWEST_REMEMBERED = 100
-_AHEAD = 2  # times as many trials as run side by side may be planned before the first of them has ended
+AHEAD = 2  # times as many trials as run side by side may be planned before the first of them has ended
 _OVER = "over"
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 
@@ -122,7 +122,7 @@ class Search:
                 stages.planned += 1
                 side_by_side.begin(self._begun(plan))
                 # What has to have ended by now, whatever has: so the same is decided each time.
-                know(side_by_side.until(stages.planned - (0 if slots == 1 else _AHEAD * slots - 1)))
+                know(side_by_side.until(stages.planned - (0 if slots == 1 else AHEAD * slots - 1)))
             know(side_by_side.until(stages.planned))
         folder.write_search({**record, "over": not deadline.interrupted})
         return tuple(stages.trials)
