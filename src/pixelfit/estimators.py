@@ -39,7 +39,7 @@ class _ImageEstimator(BaseEstimator):
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         engine: where trials run: ``"local"``, or ``"ray"`` for a Ray cluster.
         address: of the Ray cluster: ``"auto"`` or ``"HOST:PORT"``. Default: one that is started for this fit.
-        workers: trials side by side. Default: one here, on Ray as many as there is room for.
+        workers: trials side by side. Default: one here, or one a GPU; on Ray as many as there is room for.
         memory: what the search and a trial may take together, such as ``"2GB"``. Default: what there is.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
         folds: folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few.

@@ -8,14 +8,15 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import psutil
+import torch
 
 from pixelfit.deadline import Deadline
 from pixelfit.environment import memory_limit, usable_cores
@@ -38,21 +39,23 @@ class TrialsApart:
     """Runs trials in children of a process that is started early, so that its imports take no time of the search.
 
     Where there can be no such process, trials run in this one. ``workers`` is how many trials run side by side, each with
-    its share of the processor. ``silent_s`` is how long a trial may be silent; ``most_memory`` bytes may this process and
+    its share of the processor; by default one, or one on each GPU. ``silent_s`` is how long a trial may be silent; ``most_memory`` bytes may this process and
     its trials take together; ``nursery`` is the process, if it has begun already, and is ended from here.
     """
 
     def __init__(
         self,
         *,
-        workers: int = 1,
+        workers: int | None = None,
         silent_s: float = 1800.0,
         most_memory: float = math.inf,
         nursery: Nursery | None = None,
     ) -> None:
         self._silent_s, self._most_memory = silent_s, most_memory
         self._nursery = nursery or (Nursery() if Nursery.can_be() else None)
-        self.slots = workers if self._nursery is not None else 1
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        self._gpus = Turns(gpus)
+        self.slots = (workers or max(1, gpus)) if self._nursery is not None else 1
         self.threads = max(1, usable_cores() // self.slots) if self.slots > 1 else 0
         self._has_household = False
         self._here: LocalEngine | None = None
@@ -99,8 +102,8 @@ class TrialsApart:
         except OSError as error:
             return failed(plan, f"ProcessError: no process for the trial could be started: {error}", begun)
         self._children.add(child.process)
-        with child.connection:
-            outcome, why = self._followed(plan, child.process, child.connection, begun)
+        with child.connection, self._gpus.one() as gpu:
+            outcome, why = self._followed(plan, child, gpu, begun)
         status = child.how_it_ended()
         self._children.discard(child.process)
         if outcome is not None:
@@ -131,11 +134,11 @@ class TrialsApart:
         family = FAMILIES.get(plan.recipe.family)  # a child may know others
         return nursery.child(family.loads if family else ())
 
-    def _followed(self, plan: Plan, child: int, connection: Connection, begun: float) -> tuple[Outcome | None, str | None]:
+    def _followed(self, plan: Plan, child: Child, gpu: int | None, begun: float) -> tuple[Outcome | None, str | None]:
         """The trial's outcome; or None, with the reason if it was ended from here."""
-        heard, told_to_stop = time.monotonic(), False
+        heard, told_to_stop, connection = time.monotonic(), False, child.connection
         try:
-            connection.send_bytes(packed(plan, self._store))
+            connection.send_bytes(packed((plan, gpu), self._store))
             while True:
                 if connection.poll(_LOOK_EVERY_S):
                     heard = time.monotonic()
@@ -146,9 +149,9 @@ class TrialsApart:
                 if self._deadline.interrupted and not told_to_stop:
                     told_to_stop = True
                     connection.send("stop")
-                why = self._fault(plan, child, begun, heard)
+                why = self._fault(plan, child.process, begun, heard)
                 if why is not None:
-                    os.kill(child, signal.SIGKILL)
+                    os.kill(child.process, signal.SIGKILL)
                     return None, why
         except (EOFError, ConnectionError):
             return None, None
@@ -187,6 +190,29 @@ class TrialsApart:
         if self._nursery is not None:
             self._nursery.end()
             self._nursery = None
+
+
+class Turns:
+    """Which of so many GPUs a trial is to use: the one that the fewest use."""
+
+    def __init__(self, count: int) -> None:
+        self._users = [0] * count
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[int | None]:
+        """The GPU's number, taken for the block; None where there is none."""
+        if not self._users:
+            yield None
+            return
+        with self._lock:
+            gpu = self._users.index(min(self._users))
+            self._users[gpu] += 1
+        try:
+            yield gpu
+        finally:
+            with self._lock:
+                self._users[gpu] -= 1
 
 
 def _at(store: Array, memory: int) -> StoreAt:

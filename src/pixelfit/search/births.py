@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
 from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
@@ -151,7 +152,10 @@ def _wait_for_a_trial(handed: int, told: int, household: Household, store: Array
 def _be_a_trial(handed: int, household: Household, store: Array) -> None:
     connection = Connection(handed)
     try:
-        plan: Plan = unpacked(connection.recv_bytes(), store)
+        plan: Plan
+        plan, gpu = unpacked(connection.recv_bytes(), store)
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         hand_down(household.machine)
         LOGGER.handlers[:] = [Told(lambda event, fields: connection.send(("note", event, fields)))]
         LOGGER.setLevel(logging.INFO)
