@@ -39,8 +39,9 @@ class TrialsApart:
     """Runs trials in children of a process that is started early, so that its imports take no time of the search.
 
     Where there can be no such process, trials run in this one. ``workers`` is how many trials run side by side, each with
-    its share of the processor; by default one, or one on each GPU. ``silent_s`` is how long a trial may be silent; ``most_memory`` bytes may this process and
-    its trials take together; ``nursery`` is the process, if it has begun already, and is ended from here.
+    its share of the processor; by default one, or one on each GPU. ``silent_s`` is how long a trial may be silent;
+    ``most_memory`` bytes may this process and its trials take together; ``nursery`` is the process, if it has begun
+    already, and is ended from here.
     """
 
     def __init__(
