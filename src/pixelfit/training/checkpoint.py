@@ -147,6 +147,10 @@ class Checkpoint:
         self._epoch = 0
         self._took_s = 0.0
 
+    def elsewhere(self, file: Path) -> Checkpoint:
+        """One that is written as often, into another file."""
+        return Checkpoint(file, last=self._last, least_s=self._least_s)
+
     def is_due(self, epoch: float, *, at_end: bool) -> bool:
         """Whether to write now, after so many epochs."""
         if at_end:

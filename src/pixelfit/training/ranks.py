@@ -8,6 +8,7 @@ the recipe's, whatever the number of ranks, so that the learning rate fits as it
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -108,8 +109,11 @@ class Ranks:
         """The module's forward pass; after a backward pass from it the gradients are the mean over the ranks."""
         if self.count == 1:
             return module
-        # Buffers are no weights, and are averaged where they are wanted instead of being sent before each step.
-        return nn.parallel.DistributedDataParallel(module, process_group=self.group, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Buffers are averaged where they are wanted instead of being sent before each step. The argument's new name, which
+            # torch 2.13 asks for, is unknown to torch 2.6.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            return nn.parallel.DistributedDataParallel(module, process_group=self.group, broadcast_buffers=False)
 
 
 ALONE = Ranks()
