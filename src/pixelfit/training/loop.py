@@ -170,12 +170,12 @@ class _Training:
         self.machine = machine()
         self.device = torch.device(self.machine.device)
         with warnings.catch_warnings():
-            # A store that is mapped from disk cannot be written to, which PyTorch warns of; nothing here does.
+            # What is mapped from disk or from Ray's store cannot be written to, which PyTorch warns of; nothing here does.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.pictures = torch.from_numpy(lesson.train.store)
+            self.pictures, rows = torch.from_numpy(lesson.train.store), torch.from_numpy(lesson.train.rows)
         if self.device.type == "cuda" and self.pictures.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]:
             self.pictures = self.pictures.to(self.device)
-        self.rows = torch.from_numpy(lesson.train.rows).to(self.pictures.device)
+        self.rows = rows.to(self.pictures.device)
         self.targets = targets.to(self.pictures.device)
         self.batch = job.batch
         self.part, self.weight = ranks.part(self.batch), ranks.weight(self.batch)
