@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pickle
 import queue
@@ -17,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from pixelfit.files import written_beside
 from pixelfit.training.checkpoint import Checkpoint
 from pixelfit.training.job import Job, Lesson, Monitor, Trained
 from pixelfit.training.machine import Machine, hand_down, machine
 from pixelfit.training.one_rank import STOP, Message, Teller, backend, failure, take_part
-from pixelfit.training.parallel import SILENT_S, Owner, blamed
+from pixelfit.training.parallel import SILENT_S, Owner, RankError, blamed
 from pixelfit.training.ranks import Ranks
 from pixelfit.types import Examples
 
@@ -52,7 +50,6 @@ class _Errand:
     up: Any
     down: Any
     checkpoint: Checkpoint | None
-    kept: bytes | None  # the checkpoint's content, if there is one already
 
 
 def train_on_ray(
@@ -85,16 +82,9 @@ def train_on_ray(
     from ray.util.queue import Queue
 
     job.check_divisible(workers.count)
-
-    def keep(content: bytes) -> None:
-        assert checkpoint is not None
-        with contextlib.suppress(OSError), written_beside(checkpoint.file) as beside:  # as in ``Checkpoint.write``
-            beside.write_bytes(content)
-
-    owner = Owner(monitor, time.monotonic() + job.pace.seconds, keep)
-    kept = checkpoint.file.read_bytes() if checkpoint and checkpoint.file.is_file() else None
+    owner = Owner(monitor, time.monotonic() + job.pace.seconds, checkpoint)
     up, down = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
-    errand = _Errand(ray.put(replace(job, lesson=_plain(job.lesson))), workers, up, down, checkpoint, kept)
+    errand = _Errand(ray.put(replace(job, lesson=_plain(job.lesson))), workers, up, down, checkpoint)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as thread:
         try:
             return _followed(thread.submit(_fit, errand, silent_s, folder), errand, owner, stopped)
@@ -116,10 +106,12 @@ def _plain(lesson: Lesson) -> Lesson:
 
 
 def _fit(errand: _Errand, silent_s: float, folder: str) -> None:
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers = errand.workers
+    # Without the second limit Ray Train would wait for workers for ever. (The types are those of its older version.)
+    once = FailureConfig(max_failures=0, controller_failure_limit=0)  # type: ignore[call-arg]
     TorchTrainer(
         _one_rank,
         train_loop_config={"errand": errand},
@@ -127,7 +119,7 @@ def _fit(errand: _Errand, silent_s: float, folder: str) -> None:
         scaling_config=ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpu, resources_per_worker={"CPU": workers.cpus, "GPU": int(workers.gpu)}
         ),
-        run_config=RunConfig(storage_path=folder),
+        run_config=RunConfig(storage_path=folder, failure_config=once),
     ).fit()
 
 
@@ -155,7 +147,9 @@ def _followed(fit: Future[None], errand: _Errand, owner: Owner, stopped: Callabl
     if error is not None or trained is None:
         for rank, failed in getattr(error, "worker_failures", {}).items():
             said.setdefault(rank, ("gone", f"{type(failed).__name__}: {failed}".split("\n")[0]))
-        raise blamed(said or {0: ("gone", str(error).strip().split("\n")[-1])}, errand.workers.count) from error
+        if not said:
+            raise RankError(f"The {errand.workers.count} workers could not be had: {error}") from error
+        raise blamed(said, errand.workers.count) from error
     return trained
 
 
@@ -194,10 +188,8 @@ def _run(ranks: Ranks, errand: _Errand, folder: Path) -> Trained:
         asked = time.monotonic()
         return not errand.down.empty()
 
-    checkpoint = None
-    if errand.checkpoint is not None:
+    teller, checkpoint = Teller(errand.up.put, errand.down.get, waiting), None
+    if ranks.leads and errand.checkpoint is not None:
         checkpoint = errand.checkpoint.elsewhere(folder / "kept", lambda content: errand.up.put(("kept", content)))
-        if errand.kept is not None:
-            checkpoint.file.write_bytes(errand.kept)
-    teller = Teller(errand.up.put, errand.down.get, waiting)
+        checkpoint.file.write_bytes(teller.kept())  # an empty file counts as none
     return take_part(ranks, ray.get(errand.job), teller, checkpoint)

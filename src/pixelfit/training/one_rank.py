@@ -85,6 +85,11 @@ class Teller:
         """How long the training may take from now on: less than was planned, since ranks take some seconds to start."""
         return float(self._ask(("seconds left?",)))
 
+    def kept(self) -> bytes:
+        """The content of the checkpoint; nothing if there is none."""
+        content: bytes = self._ask(("kept?",))
+        return content
+
     def stopped(self) -> bool:
         """Whether the other process wants the training to end."""
         while not self._is_stopped and self._waiting():

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pixelfit.files import written_beside
 from pixelfit.threads import spin_briefly
 from pixelfit.training.checkpoint import Checkpoint
 from pixelfit.training.job import Job, Monitor, Trained
@@ -43,7 +44,7 @@ class Owner:
 
     monitor: Monitor
     end: float  # of the training, on this process's monotonic clock
-    keep: Callable[[bytes], None] | None = None  # a checkpoint's content, where rank 0 cannot write it itself
+    checkpoint: Checkpoint | None = None  # where rank 0, on another machine, cannot read and write it itself
 
     def answer(self, message: Message) -> Any:
         """The answer, or None where none is expected."""
@@ -57,8 +58,12 @@ class Owner:
                 return self.monitor.on_check(*told)
             case "seconds left?":
                 return max(0.0, self.end - time.monotonic())
-            case "kept" if self.keep is not None:
-                self.keep(*told)
+            case "kept?":
+                return self.checkpoint.file.read_bytes() if self.checkpoint and self.checkpoint.file.is_file() else b""
+            case "kept" if self.checkpoint is not None:
+                # A full disk must not end a training: see ``Checkpoint.write``.
+                with contextlib.suppress(OSError), written_beside(self.checkpoint.file) as beside:
+                    beside.write_bytes(told[0])
         return None
 
 
