@@ -35,7 +35,7 @@ from pixelfit.search.engine import Engine, LocalEngine, Outcome, Plan
 from pixelfit.search.losing import Bar
 from pixelfit.search.nursery import Nursery
 from pixelfit.search.space import build_space
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Facts, Splits
@@ -186,6 +186,28 @@ def test_a_request_to_stop_reaches_every_trial(made: Made, recipe: Recipe) -> No
         outcomes = list(pool.map(engine.run, plans))
     assert {outcome.trial.state for outcome in outcomes} == {"interrupted"}
     assert all(0 < outcome.trial.steps < 50_000 for outcome in outcomes)
+
+
+@pytest.mark.parametrize("where", ["apart", "ray"])
+def test_a_long_training_that_runs_alone_is_divided(
+    where: str, request: pytest.FixtureRequest, data: tuple[Facts, Splits], recipe: Recipe, tmp_path: Path
+) -> None:
+    plan = planned(recipe, purpose="full length", alone=True, kept_in=tmp_path)
+    whole = LocalEngine(data[1].folds, data[0], Deadline(None), Silent()).run(replace(plan, kept_in=None))
+    if where == "ray":
+        request.getfixturevalue("cluster")
+        from pixelfit.search.on_ray import TrialsOnRay
+
+        engine: Any = TrialsOnRay(ranks=2)
+    else:
+        engine = TrialsApart(ranks=2)
+    with engine:
+        engine.ready(data[1].folds, data[0], Deadline(None), Silent())
+        outcome = engine.run(plan)
+        beside = engine.run(replace(plan, alone=False)).trial
+    assert (outcome.trial.state, outcome.trial.ranks, outcome.trial.steps) == ("complete", 2, 60)
+    assert (beside.state, beside.ranks) == ("complete", 1)
+    assert outcome.trial.metrics["rmse"] < 2 * whole.trial.metrics["rmse"] + 0.1
 
 
 def scored(run: Run) -> list[tuple[int, str, str, object]]:

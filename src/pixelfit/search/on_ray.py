@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,11 +26,13 @@ from pixelfit.files import written_beside
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
 from pixelfit.search import ray_tasks
-from pixelfit.search.births import Household, StoreAt, packed
-from pixelfit.search.engine import Outcome, Plan, failed
+from pixelfit.search.births import Household
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, divided, failed, is_divided
 from pixelfit.search.memory import Means, as_memory_allows, need_of_plan
 from pixelfit.search.ray_tasks import Board, Errand, Shared, Versions
 from pixelfit.training.machine import Machine, machine
+from pixelfit.training.on_ray import Workers, train_on_ray
+from pixelfit.training.passing import StoreAt, packed
 from pixelfit.types import Array, Facts, Fold
 
 _MOST_THREADS = 4  # for a trial: nets for small pictures hardly gain from more
@@ -80,7 +83,8 @@ class Room:
 class TrialsOnRay:
     """Runs trials on the Ray cluster at ``address``; None starts one on this machine, for this search alone.
 
-    ``workers`` is how many trials run side by side, by default as many as the cluster has room for. ``silent_s`` is how long
+    ``workers`` is how many trials run side by side, by default as many as the cluster has room for; a long training that has
+    nothing beside it is divided over ``ranks`` of them. ``silent_s`` is how long
     a trial may be silent before it is tried elsewhere. With ``carry`` a worker never looks for the run folder, which it
     otherwise writes checkpoints into if it is on a file system that both share.
 
@@ -93,11 +97,12 @@ class TrialsOnRay:
         address: str | None = None,
         *,
         workers: int | None = None,
+        ranks: int = 1,
         most_memory: float = math.inf,
         silent_s: float = 1800.0,
         carry: bool = False,
     ) -> None:
-        self._workers, self._most_memory, self._silent_s, self._carry = workers, most_memory, silent_s, carry
+        self._ranks, self._most_memory, self._silent_s, self._carry = ranks, most_memory, silent_s, carry
         self._during = ExitStack()
         self._during.enter_context(connected(address))
         self._room = Room.of(_nodes(), workers)
@@ -136,7 +141,16 @@ class TrialsOnRay:
         plan = plan if plan.threads else replace(plan, threads=threads)
         means = Means(self._train, self._facts, self._deadline, self._progress)
         room = math.inf if self._room.gpus else min(self._room.memory, self._most_memory)
+        if is_divided(plan, self._ranks, self._folds, self._facts):
+            return as_memory_allows(plan, self._over_several, means, room=room)
         return as_memory_allows(plan, self._tried, means, room=room)
+
+    def _over_several(self, plan: Plan) -> Outcome:
+        """One trial whose training is divided over workers of the cluster; what follows it is done here."""
+        workers = Workers(self._ranks, self.threads, bool(self._room.gpus), None if self._room.gpus else machine())
+        trainer = partial(train_on_ray, workers)
+        engine = LocalEngine(self._folds, self._facts, self._deadline, self._progress, trainer)
+        return divided(engine.run(replace(plan, threads=0)), self._ranks)
 
     def _shared(self) -> Shared:
         """What all trials share, put into the cluster with the first: a run that goes on knows its machine only then."""
@@ -291,9 +305,7 @@ def _by_name(store: Array) -> StoreAt | None:
     room = min((node["Resources"].get("object_store_memory", 0.0) for node in _nodes()), default=0.0)
     if store.nbytes <= _OF_OBJECT_STORE * room:
         return None
-    if isinstance(store, np.memmap) and isinstance(store.filename, (str, Path)) and store.flags["C_CONTIGUOUS"]:
-        return StoreAt(str(store.filename), int(store.offset), store.dtype.str, store.shape)
-    return None  # Ray keeps on disk what its store cannot hold
+    return StoreAt.of(store)  # or Ray keeps on disk what its store cannot hold
 
 
 def _nodes() -> list[dict[str, Any]]:
