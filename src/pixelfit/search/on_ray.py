@@ -6,8 +6,8 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from pixelfit.types import Array, Facts, Fold
 _MOST_THREADS = 4  # for a trial: nets for small pictures hardly gain from more
 _LISTEN_EVERY_S = 0.25
 _LOOK_EVERY_S = 1.0
+_LAST_WORDS_S = 10.0  # for the threads of trials, when a search is broken off
 _MOST_RETRIES = 2
 _LATE, _LATE_S = 1.5, 20.0  # a trial that takes so many times its seconds, and so many more, is one of a straggler
 _OF_OBJECT_STORE = 0.5  # larger pictures are read from their file, if it is on a shared file system
@@ -111,12 +112,19 @@ class TrialsOnRay:
         self._over = threading.Event()
         self._put: Shared | None = None
         self._putting = threading.Lock()
+        self._listener: threading.Thread | None = None
+        self._running, self._idle = 0, threading.Condition()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # A thread that asked Ray for something after its end would end the whole process.
         self._over.set()
+        if self._listener is not None:
+            self._listener.join()
+        with self._idle:
+            self._idle.wait_for(lambda: self._running == 0, timeout=_LAST_WORDS_S)
         self._during.close()
 
     def ready(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
@@ -133,7 +141,8 @@ class TrialsOnRay:
         self._folds, self._store = folds, by_name or ray.put(np.asarray(store))
         self._board: Any = ray.remote(Board).options(num_cpus=0, max_concurrency=1).remote()
         self._trial = ray.remote(max_calls=0)(ray_tasks.trial)  # a worker that has loaded everything is used again
-        threading.Thread(target=self._listen, name="ray board", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="ray board", daemon=True)
+        self._listener.start()
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial somewhere; on another worker, from its last checkpoint, if that one is lost. Failures are recorded."""
@@ -163,14 +172,32 @@ class TrialsOnRay:
                 self._put = Shared(ray.put(packed(household, self._train.store)), self._store)
             return self._put
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Within this block a thread waits for a trial."""
+        with self._idle:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
     def _tried(self, plan: Plan) -> Outcome:
         """One trial, tried up to three times; the first attempt that comes to an end counts, and no other."""
+        with self._counted():
+            return self._followed(plan)
+
+    def _followed(self, plan: Plan) -> Outcome:
         begun = late_after = self._heard[plan.number] = time.monotonic()
         troubles: list[str] = []
         attempts = [self._attempt(plan, 0)]
         why: str | None
         while True:
             ended, waiting = ray.wait(attempts, timeout=_LOOK_EVERY_S)
+            if self._over.is_set():
+                return failed(plan, "InterruptedError: the search has ended", begun)
             if ended:
                 try:
                     outcome: Outcome = ray.get(ended[0])
@@ -188,7 +215,7 @@ class TrialsOnRay:
                 continue
             note("trial lost", trial=plan.number, attempt=len(troubles), why=why)
             troubles.append(why)
-            if len(troubles) > _MOST_RETRIES or self._deadline.left() <= 0 or self._over.is_set():
+            if len(troubles) > _MOST_RETRIES or self._deadline.left() <= 0:
                 self._cancel(attempts)
                 return failed(plan, troubles[-1], begun)
             self._progress.say(f"Trial {plan.number} is tried again on another worker: {why}.")
