@@ -15,9 +15,10 @@ import numpy as np
 
 from pixelfit.answers import Answers
 from pixelfit.conformal import Conformal
+from pixelfit.data.items import Item, in_chunks
 from pixelfit.data.pictures import read_picture
 from pixelfit.data.store import to_spec
-from pixelfit.data.streams import Item, Stream, in_chunks
+from pixelfit.data.streams import Stream
 from pixelfit.environment import usable_cores
 from pixelfit.errors import DataError, OptionError
 from pixelfit.files import read_json, read_rows, write_json, write_rows, written_text
