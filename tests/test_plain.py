@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,6 +98,83 @@ def test_a_damaged_one_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture
     content[-20] ^= 1
     assert isinstance(same(bytes(content), SPEC), str)
     assert capfd.readouterr() == ("", "")
+
+
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + name + content + zlib.crc32(name + content).to_bytes(4)
+
+
+def png(*chunks: bytes, interlaced: int = 0, compression: int = 0) -> bytes:
+    """A PNG file of 24 × 12 colours from its chunks between the first and the last."""
+    head = struct.pack(">IIBBBBB", 24, 12, 8, 2, compression, 0, interlaced)
+    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", head), *chunks, chunk(b"IEND")])
+
+
+ROWS = b"".join(b"\0" + row.tobytes() for row in np.asarray(smooth(24, 12, "RGB")))
+STREAM = zlib.compress(ROWS)
+IDAT = chunk(b"IDAT", STREAM)
+PHYS, TIME = chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1)), chunk(b"tIME", bytes([7, 230, 1, 1, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("file", [png(IDAT), png(PHYS, IDAT), png(chunk(b"IDAT", STREAM[:60]), chunk(b"IDAT", STREAM[60:]))])
+def test_png_files_of_few_plain_chunks_are_read_here(file: bytes) -> None:
+    small = plain(file)
+    assert small is not None
+    np.testing.assert_array_equal(small.decoded(file), np.asarray(smooth(24, 12, "RGB")))
+    same(file, SPEC)
+
+
+ODD = {
+    "two sizes in metres": png(PHYS, PHYS, IDAT),
+    "a size in metres that is cut short": png(chunk(b"pHYs", bytes(8)), IDAT),
+    "a size in metres at the end": png(IDAT, PHYS),
+    "two times": png(TIME, TIME, IDAT),
+    "an impossible time": png(chunk(b"tIME", bytes([7, 230, 99, 99, 99, 0, 0])), IDAT),
+    "two heads": png(chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 12, 8, 2, 0, 0, 0)), IDAT),
+    "something between the data": png(chunk(b"IDAT", STREAM[:60]), PHYS, chunk(b"IDAT", STREAM[60:])),
+    "no data": png(),
+    "interlaced rows": png(IDAT, interlaced=1),
+    "an unknown compression": png(IDAT, compression=1),
+}
+TOO_MUCH = {
+    "remains behind the stream": png(chunk(b"IDAT", STREAM + b"remains")),
+    "a second stream": png(chunk(b"IDAT", STREAM + STREAM)),
+    "a chunk of remains": png(IDAT, chunk(b"IDAT", b"remains")),
+    "more rows": png(chunk(b"IDAT", zlib.compress(ROWS + ROWS))),
+    "a byte more": png(chunk(b"IDAT", zlib.compress(ROWS + b"\0"))),
+    "no checksum of the stream": png(chunk(b"IDAT", STREAM[:-4])),
+    "a wrong checksum of the stream": png(chunk(b"IDAT", STREAM[:-1] + bytes([STREAM[-1] ^ 1]))),
+    "a row too few": png(chunk(b"IDAT", zlib.compress(ROWS[:-73]))),
+    "an unknown filter": png(chunk(b"IDAT", zlib.compress(b"\7" + ROWS[1:]))),
+}
+
+
+@pytest.mark.parametrize("name", [*ODD, *TOO_MUCH])
+def test_odd_png_files_say_nothing_on_the_terminal(
+    name: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = {**ODD, **TOO_MUCH}[name]
+    assert (plain(file) is None) == (name in ODD)
+    same(file, SPEC)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records  # Python writes warnings there to the terminal, but not in tests
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_of_damaged_data_with_right_checksums_the_same_becomes_as_with_pillow(data: st.DataObject) -> None:
+    stream = bytearray(STREAM)
+    for _ in range(data.draw(st.integers(1, 3))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    same(png(chunk(b"IDAT", bytes(stream) + data.draw(st.binary(max_size=9)))), SPEC)
+
+
+def test_without_the_library_pillow_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(data: bytes) -> Array:
+        raise ImportError
+
+    monkeypatch.setattr(imagecodecs, "spng_decode", missing)
+    assert not isinstance(same(png(IDAT), SPEC), str)
 
 
 def turned() -> dict[str, bytes]:

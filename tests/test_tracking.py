@@ -101,6 +101,70 @@ def test_mlflow_has_options_trials_curves_scores_and_report(folder: RunFolder, d
     assert {"report.html", "report.json", "model-card.md", "leaderboard.csv", "model"} <= files
 
 
+@pytest.mark.parametrize("gone", ["the run", "a trial"])
+def test_what_was_deleted_in_mlflow_is_told_again(folder: RunFolder, database: str, gone: str) -> None:
+    track(folder, [f"mlflow:{database}"])
+    before, trials = told(database)
+    client = mlflow.MlflowClient(tracking_uri=database)
+    for run in [before, *trials.values()] if gone == "the run" else [trials[2]]:
+        client.delete_run(run.info.run_id)
+    track(folder, [f"mlflow:{database}"])
+    top, again = told(database)
+    assert sorted(again) == sorted(trials)
+    assert top.info.status == "FINISHED"
+    assert (top.info.run_id == before.info.run_id) == (gone == "a trial")
+    assert (again[0].info.run_id == trials[0].info.run_id) == (gone == "a trial")
+    assert {file.path for file in client.list_artifacts(top.info.run_id)} >= {"report.html", "model"}
+
+
+def command(where: Path, *words: str) -> None:
+    where.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-P", "-m", "pixelfit", "track", *words], cwd=where, check=True, capture_output=True)
+
+
+def test_a_database_that_is_gone_or_another_one_is_told_all_again(folder: RunFolder, tmp_path: Path, database: str) -> None:
+    word = "mlflow:sqlite:///mlflow.db"
+    command(tmp_path / "elsewhere", str(folder.path), word)
+    command(tmp_path, str(folder.path), word)
+    top, trials = told(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert (top.info.status, len(trials)) == ("FINISHED", len(folder.ended_trials()))
+    # Not in this process, which would keep its connections to the file that is gone.
+    (tmp_path / "elsewhere" / "mlflow.db").unlink()
+    command(tmp_path / "elsewhere", str(folder.path), word)
+    top, trials = told(f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}")
+    assert (top.info.status, len(trials)) == ("FINISHED", len(folder.ended_trials()))
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("mlflow:sqlite:///runs.db", "mlflow:sqlite:///{here}/runs.db"),
+        ("mlflow:sqlite:///below/runs.db?timeout=5", "mlflow:sqlite:///{here}/below/runs.db?timeout=5"),
+        ("mlflow:sqlite+pysqlite:///runs.db", "mlflow:sqlite+pysqlite:///{here}/runs.db"),
+        ("mlflow:./mlruns", "mlflow:{here}/mlruns"),
+        ("mlflow:mlruns", "mlflow:{here}/mlruns"),
+        ("mlflow:file:mlruns", "mlflow:file:{here}/mlruns"),
+        ("tensorboard:curves", "tensorboard:{here}/curves"),
+        ("tensorboard:~/curves", "tensorboard:{home}/curves"),
+        ("mlflow:sqlite:////var/runs.db", None),
+        ("mlflow:sqlite:///:memory:", None),
+        ("mlflow:file:///var/mlruns", None),
+        ("mlflow:/var/mlruns", None),
+        ("mlflow:http://tracking:5000", None),
+        ("mlflow:postgresql://server/runs", None),
+        ("mlflow:databricks", None),
+        ("mlflow:databricks://work", None),
+        ("tensorboard:/var/curves", None),
+    ],
+)
+def test_relative_paths_become_absolute_where_options_are_read(word: str, meant: str | None) -> None:
+    expected = word if meant is None else meant.format(here=Path.cwd(), home=Path.home())
+    assert parse_trackers([word]) == (expected,)
+    options = checked_options(track=[word])
+    assert options.track == (expected,)
+    assert checked_options(track=options.track).track == (expected,)
+
+
 def test_a_registered_model_is_loaded_and_served_by_mlflow(folder: RunFolder, database: str) -> None:
     track(folder, [f"mlflow:{database}"])
     top, _ = told(database)
@@ -138,6 +202,20 @@ def test_tensorboard_has_the_curves(folder: RunFolder, tmp_path: Path) -> None:
     assert mine.is_file()
     (test,) = EventAccumulator(str(tmp_path / "curves" / "bars" / "test")).Reload().Scalars("test/rmse")
     assert test.value == pytest.approx(folder.read("scores.json")["test"]["rmse"]["value"], rel=1e-5)
+
+
+def test_curves_that_are_gone_are_written_again(folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is remembered of them."""
+    words = parse_trackers("tensorboard:curves")
+    assert words is not None
+    track(folder, words)
+    written = sorted(path.name for path in (tmp_path / "curves" / "bars").iterdir())
+    shutil.rmtree(tmp_path / "curves")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    track(folder, words)
+    assert sorted(path.name for path in (tmp_path / "curves" / "bars").iterdir()) == written
+    assert len(written) == len(folder.ended_trials()) + 1
 
 
 class Killed(BaseException):

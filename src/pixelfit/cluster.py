@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pixelfit.environment import usable_cores
 from pixelfit.errors import OptionError
 
+RAY_IS_MISSING = "--engine ray needs the package ray: pip install 'pixelfit[ray]'."
 _ANSWERS_WITHIN_S = 5.0
 # Ray's own settings, read when it is loaded and by the processes that it starts: it reports nothing to its makers, and its
 # libraries do not write on the terminal what pixelfit says in a sentence.
@@ -34,7 +35,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        raise OptionError("--engine ray needs the package ray: pip install 'pixelfit[ray]'.") from error
+        raise OptionError(RAY_IS_MISSING) from error
     if ray.is_initialized():
         yield
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer
 
@@ -17,9 +17,12 @@ from pixelfit.words import change_words
 DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
 MOST_FOLDS = 20
+MOST_WORKERS = 10_000
 _SHORTEST_FOLDED_S = 60.0
 LEAST_MEMORY = 1_000_000_000
 TRACKERS = ("mlflow", "tensorboard")
+# What ``MLFLOW_TRACKING_URI`` takes for files of this machine: what stands before their path, and the path.
+_LOCAL = re.compile(r"(sqlite(?:\+\w+)?:///(?!:memory:|file:)|file:(?!/)|(?!databricks$|[\w+]+:))(.+)")
 
 
 def _one_or_several(names: Json) -> Json:
@@ -52,6 +55,9 @@ class FitOptions(BaseModel):
     trials: Annotated[int | None, Field(ge=1)] = None
     steps: Annotated[int | None, Field(ge=1)] = None
     max_latency: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_latency(value))] = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    workers: Annotated[int | None, Field(ge=1, le=MOST_WORKERS)] = None
     memory: Annotated[int | None, BeforeValidator(lambda value: None if value is None else parse_memory(value))] = None
     distill: bool = False
     folds: Annotated[int | None, Field(ge=1, le=MOST_FOLDS)] = None
@@ -149,7 +155,9 @@ def parse_changes(text: str | Sequence[str]) -> str | None:
 
 
 def parse_trackers(words: str | Sequence[str]) -> tuple[str, ...] | None:
-    """Where a run is tracked: some of ``mlflow:URI`` and ``tensorboard:FOLDER``.
+    """Where a run is tracked: some of ``mlflow:URI`` and ``tensorboard:FOLDER``, with absolute paths.
+
+    What a tracker has been told is kept under its address, so that this must mean the same in every working directory.
 
     Raises:
         OptionError: a word is neither, or holds a password, which would be kept in the run folder.
@@ -164,7 +172,15 @@ def parse_trackers(words: str | Sequence[str]) -> tuple[str, ...] | None:
                 "--track may hold no user and password, which would be kept in the run folder: set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
             )
-    return found or None
+    return tuple(map(_with_absolute_path, found)) or None
+
+
+def _with_absolute_path(word: str) -> str:
+    kind, _, where = word.partition(":")
+    if kind == "tensorboard":
+        return f"{kind}:{Path(where).expanduser().absolute()}"
+    local = _LOCAL.fullmatch(where)
+    return word if local is None else f"{kind}:{local[1]}{Path(local[2]).absolute()}"
 
 
 def checked_options(**chosen: object) -> FitOptions:
@@ -180,6 +196,8 @@ def checked_options(**chosen: object) -> FitOptions:
         raise OptionError(f"{option} {first['input']!r} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
     if options.distill and (options.folds or 1) > 1:
         raise OptionError(f"--distill makes one model, and --folds {options.folds} as many as folds: leave one of them out.")
+    if options.address is not None and options.engine != "ray":
+        raise OptionError("--address is that of a Ray cluster: give --engine ray, too, or leave it out.")
     if options.resume and options.overwrite:
         raise OptionError("--resume goes on with a run, and --overwrite replaces it: leave one of them out.")
     if options.resume and options.out is None:

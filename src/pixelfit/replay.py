@@ -120,7 +120,7 @@ def _plan(trial: Trial, folder: RunFolder, scratch: RunFolder) -> Plan:
         starts = tuple(Start(weights=Model.load(place)) for place in scratch.model_folders(before))
     return Plan(
         trial.number, trial.purpose, Recipe.from_json(trial.recipe), Pace(course=course),
-        seed=trial.seed, share=trial.share, continues=trial.continues, starts=starts,
+        seed=trial.seed, share=trial.share, continues=trial.continues, starts=starts, threads=trial.threads,
     )  # fmt: skip
 
 

@@ -1,7 +1,11 @@
 """Small JPEG and PNG files of the plainest kind, told from their bytes and decoded by imagecodecs.
 
-It uses the same libraries as Pillow and gives the same pixels, without Pillow's bookkeeping, which takes five times as long as
-decoding a JPEG file of 64 × 64 pixels. What is not plain, or is refused here, is for Pillow to read or to find fault with.
+It gives the same pixels as Pillow, without Pillow's bookkeeping, which takes five times as long as decoding a JPEG file of
+64 × 64 pixels. What is not plain, or is refused here, is for Pillow to read or to find fault with.
+
+PNG files are decoded by libspng, which is as fast as libpng (78 and 77 µs for 64 × 64 pixels) and silent: of compressed data that
+go on behind the last row imagecodecs would log what libpng says, which lands on the terminal where no logging is set up. Of 6,000
+files with damaged data libspng and Pillow read the same 2,641.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ _JPEG_FRAMES = frozenset({0xFFC0, 0xFFC2})  # baseline and progressive
 _JPEG_SCAN, _JPEG_END = 0xFFDA, b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_CHUNKS = frozenset({b"IHDR", b"pHYs", b"tIME", b"IDAT"})
+# Which chunks may come next before the end; chunks of other kinds or in another order are for Pillow to judge.
+_PNG_NEXT = {b"": (b"IHDR",), b"IHDR": (b"pHYs", b"IDAT"), b"pHYs": (b"IDAT",), b"IDAT": (b"IDAT",)}
+_PHYS_LENGTH = 9
 _PNG_CHANNELS = {0: 1, 2: 3}  # of its colour types
 
 
@@ -38,10 +44,10 @@ class Plain:
 
     def decoded(self, data: bytes) -> Array | None:
         """Its pixels (height, width) or (height, width, 3), uint8; None for a damaged file."""
-        decode: Callable[[bytes], Array] = imagecodecs.jpeg8_decode if self.format == "JPEG" else imagecodecs.png_decode
+        decode: Callable[[bytes], Array] = imagecodecs.jpeg8_decode if self.format == "JPEG" else imagecodecs.spng_decode
         try:
             pixels = decode(data)
-        except (imagecodecs.Jpeg8Error, imagecodecs.PngError, ValueError):
+        except (RuntimeError, ValueError, ImportError):  # the last where imagecodecs was built without the library
             return None
         size = (self.height, self.width)
         return pixels if pixels.shape == (size if self.channels == 1 else (*size, 3)) else None
@@ -76,15 +82,17 @@ def _jpeg(data: bytes) -> Plain | None:
 def _png(data: bytes) -> Plain | None:
     if not data.endswith(_PNG_END):
         return None
-    width, height, bits, colours = struct.unpack_from(">IIBB", data, 16)
-    if bits != 8 or colours not in _PNG_CHANNELS:
+    width, height, bits, colours, *others = struct.unpack_from(">IIBBBBB", data, 16)
+    if bits != 8 or colours not in _PNG_CHANNELS or any(others):  # ways of compressing and filtering, and interlaced rows
         return None
-    place, end = 8, len(data) - len(_PNG_END)
+    place, end, before = 8, len(data) - len(_PNG_END), b""
     while place < end:
         (length,) = struct.unpack_from(">I", data, place)
         content = data[place + 4 : place + 8 + length]
-        # Of a chunk that is damaged libpng may warn on the terminal.
-        if content[:4] not in _PNG_CHUNKS or zlib.crc32(content).to_bytes(4) != data[place + 8 + length : place + 12 + length]:
+        name = content[:4]
+        if name not in _PNG_NEXT[before] or (name == b"pHYs" and length != _PHYS_LENGTH):
             return None
-        place += 12 + length
-    return Plain("PNG", height, width, _PNG_CHANNELS[colours]) if place == end else None
+        if zlib.crc32(content).to_bytes(4) != data[place + 8 + length : place + 12 + length]:
+            return None
+        place, before = place + 12 + length, name
+    return Plain("PNG", height, width, _PNG_CHANNELS[colours]) if place == end and before == b"IDAT" else None

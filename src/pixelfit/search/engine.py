@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,8 +20,10 @@ from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.runlog import note
+from pixelfit.search.losing import Bar, looks_of
 from pixelfit.training.checkpoint import Checkpoint
 from pixelfit.training.loop import Lesson, Start, Trained, train
+from pixelfit.training.machine import with_threads
 from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import REFIT, Examples, Facts, Fold, Forecast, Json, Trial, TrialState
@@ -33,18 +35,23 @@ _TIMED = 64  # pictures, to see how long a prediction takes
 
 @dataclass(frozen=True)
 class Plan:
-    """A trial to be run: with several folds, a training in each, which share the seconds of ``pace``."""
+    """A trial to be run: with several folds, a training in each, which share the seconds of ``pace``.
+
+    ``alone`` says that nothing else runs beside it, so that it may have the whole machine.
+    """
 
     number: int
     purpose: str
     recipe: Recipe
     pace: Pace
     seed: int
-    is_losing: Callable[[int, float], bool] | None = None  # None: it runs to its end
+    bar: Bar | None = None  # what it must reach on its way; None: it runs to its end
     starts: tuple[Start, ...] = ()  # one a fold, or none for fresh models
     share: float = 1.0  # of the training pictures, drawn at random
     continues: int | None = None  # the trial from whose weights it goes on, if any
     kept_in: Path | None = None  # the folder where its trainings are kept on the way, and gone on from if they are there already
+    alone: bool = False
+    threads: int = 0  # with which it is trained; 0: all that the machine has
 
     def checkpoint(self, fold: int, *, folds: int) -> Checkpoint | None:
         """Where the training of one fold is kept."""
@@ -64,14 +71,22 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Where trials run."""
+    """Where trials run: up to ``slots`` of them side by side, each from a thread of its own, with ``threads`` of the processor.
+
+    With 0 threads a trial has all that its machine has.
+    """
+
+    slots: int
+    threads: int
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial. A failure is recorded with its error and does not leave this function."""
 
 
 class LocalEngine:
-    """Runs trials in this process."""
+    """Runs trials in this process, one at a time."""
+
+    slots, threads = 1, 0
 
     def __init__(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
         self._folds, self._facts = folds, facts
@@ -81,7 +96,8 @@ class LocalEngine:
         """Run one trial. A failure is recorded with its error and does not leave this function."""
         begun = time.monotonic()
         try:
-            return self._run(plan, begun)
+            with with_threads(plan.threads):
+                return self._run(plan, begun)
         except Exception as error:  # noqa: BLE001 - the trial boundary: whatever a recipe does, the search goes on
             note("trial failed", error=error, trial=plan.number)
             return failed(plan, f"{type(error).__name__}: {error}".split("\n")[0], begun)
@@ -130,6 +146,7 @@ class LocalEngine:
             replans=first.replans,
             out_of_time_at=first.out_of_time_at,
             best_at_step=first.best_at_step,
+            looks=looks_of(first),
         )
         return Outcome(trial, _mean_history(trained), tuple(models), forecast)
 
@@ -218,7 +235,7 @@ def _record(plan: Plan, state: TrialState, begun: float) -> Trial:
     """What is known of a trial whatever became of it."""
     return Trial(
         plan.number, plan.recipe.family, plan.purpose, plan.recipe.to_json(), state, plan.seed,
-        seconds=time.monotonic() - begun, continues=plan.continues, share=plan.share,
+        seconds=time.monotonic() - begun, continues=plan.continues, share=plan.share, threads=plan.threads,
     )  # fmt: skip
 
 
@@ -255,21 +272,23 @@ def latency_ms(model: Model, examples: Examples) -> float:
 
 
 class _Watch:
-    """Passes a training's progress on to the display, and its scores to the study."""
+    """Passes a training's progress on to the display, and ends it if it is losing."""
 
     def __init__(self, plan: Plan, progress: Progress, fold: int, folds: int) -> None:
         self._plan, self._progress, self._fold, self._folds = plan, progress, fold, folds
+        self._best = math.inf
 
     def on_progress(self, fraction: float, detail: str) -> None:
         of = f"fold {self._fold + 1} of {self._folds}, " if self._folds > 1 else ""
-        self._progress.advance_trial((self._fold + fraction) / self._folds, f"{of}{detail}")
+        self._progress.advance_trial(self._plan.number, (self._fold + fraction) / self._folds, f"{of}{detail}")
 
     def on_look(self, check: Check) -> None:
-        self._progress.check_trial(check.epoch, check.score, fold=self._fold, folds=self._folds)
+        self._best = min(self._best, check.score)
+        self._progress.check_trial(self._plan.number, check.epoch, check.score, fold=self._fold, folds=self._folds)
 
     def on_check(self, fraction: float, score: float) -> bool:
         self.on_progress(fraction, f"validation score {score:.4g}")
         # Trainings differ in how often they are looked at, so that what counts is where on its way this one stands. The
-        # study hears of the first fold alone: what has come through that is trained in the others too.
-        judged = self._plan.is_losing if self._fold == 0 else None
-        return judged is not None and judged(round(MOST_LOOKS * fraction), score)
+        # first fold alone is judged: what has come through that is trained in the others too.
+        bar = self._plan.bar if self._fold == 0 else None
+        return bar is not None and bar.is_losing(round(MOST_LOOKS * fraction), self._best)

@@ -72,6 +72,7 @@ class Finish:
             Pace(self.deadline.left(), most_epochs=3 * recipe.epochs, steps=self.limits.steps),
             seed=self.limits.seed * SEEDS_A_RUN + number,
             starts=(Start(targets=lessons),),
+            alone=True,
         )
         outcome = self.engine.run(plan)
         self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)

@@ -102,6 +102,7 @@ class Refit:
             Pace(self.left(), steps=steps),
             seed=trial.seed,
             starts=(Start(model=member.model, weights=refitted[trial.continues] if trial.continues is not None else None),),
+            alone=True,
         )
         outcome = self.engine.run(plan)
         if outcome.trial.error:

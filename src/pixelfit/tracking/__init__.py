@@ -19,7 +19,7 @@ from pixelfit.types import Trial
 
 
 class Tracker(Protocol):
-    """Somewhere that runs are recorded. Telling it of something twice changes nothing."""
+    """Somewhere that runs are recorded. Telling it twice of something that it still has changes nothing."""
 
     def begin(self, folder: RunFolder) -> None:
         """A run has begun, or goes on."""
@@ -40,7 +40,7 @@ def _mlflow(uri: str) -> Tracker:
 def _tensorboard(folder: str) -> Tracker:
     from pixelfit.tracking.tensorboard_curves import TensorboardTracker
 
-    return TensorboardTracker(Path(folder).expanduser())
+    return TensorboardTracker(Path(folder))
 
 
 # The kinds of trackers, each under the name of the package that it needs and of the extra that brings it.

@@ -24,7 +24,8 @@ for _name, _value in (
     os.environ.setdefault(_name, _value)
 
 import mlflow  # noqa: E402
-from mlflow.entities import Metric, Param  # noqa: E402
+from mlflow.entities import LifecycleStage, Metric, Param  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 from pixelfit.tracking.mlflow_model import save_model  # noqa: E402
@@ -58,7 +59,8 @@ class MlflowTracker:
 
     def begin(self, folder: RunFolder) -> None:
         """Make the run, with the options and the data as parameters, unless there is one already."""
-        if self._record(folder):
+        record = self._record(folder)
+        if record is not None and self._has(record["run"]):
             return
         run, facts = folder.read("run.json"), folder.read("facts.json")
         known = {"source": run["source"], **run["options"], "data": facts["data"], "task": facts["task"], "rows": facts["rows"]}
@@ -69,7 +71,7 @@ class MlflowTracker:
     def trial(self, folder: RunFolder, number: int) -> None:
         """Make a run below it with the trial's recipe, its looks at the validation set, and its scores."""
         record = self._record(folder)
-        if record is None or str(number) in record["trials"]:
+        if record is None or self._has(record["trials"].get(str(number))):
             return
         trial, history = (folder.read(f"trials/{number:04d}/{name}.json") for name in ("trial", "history"))
         if trial["state"] == "interrupted":  # it may go on, and end otherwise
@@ -128,6 +130,17 @@ class MlflowTracker:
             self._client.log_batch(run, params=params[start : start + _AT_ONCE])
         for start in range(0, len(metrics), _AT_ONCE):
             self._client.log_batch(run, metrics=metrics[start : start + _AT_ONCE])
+
+    def _has(self, run: str | None) -> bool:
+        """Whether the run is still there: databases are replaced, and users delete runs."""
+        if run is None:
+            return False
+        try:
+            return bool(self._client.get_run(run).info.lifecycle_stage == LifecycleStage.ACTIVE)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
 
     def _record(self, folder: RunFolder) -> dict[str, Json] | None:
         """What this server has been told of the run."""

@@ -41,7 +41,7 @@ class Monitor(Protocol):
         """``fraction`` of the steps are done."""
 
     def on_look(self, check: Check) -> None:
-        """The validation set was looked at."""
+        """The validation set was looked at; told again of the looks before a checkpoint from which the training goes on."""
 
     def on_check(self, fraction: float, score: float) -> bool:
         """A validation score (smaller is better) after ``fraction`` of the steps; True ends the training as losing."""
@@ -249,6 +249,8 @@ class _Training:
         underway = self._fresh(pulse)
         if earlier is not None:
             underway.restore(*earlier)
+            for check in underway.pulse.history:
+                monitor.on_look(check)
         kept, averaged = self._steps(underway, pace, begun, monitor, stopped)
         pulse = underway.pulse
         self.model.module.eval()
