@@ -219,7 +219,8 @@ def _size(about: Json, name: str) -> int:
 
 def _mark(about: Json) -> str:
     found = next((about[name] for name in _MARKS if about.get(name) is not None), "")
-    return found.isoformat() if isinstance(found, datetime) else str(found)
+    # A store may tell the same moment in one form for a file, and in another for a list of them.
+    return str(found.timestamp() if isinstance(found, datetime) else found)
 
 
 def _store(url: str) -> tuple[Json, str]:

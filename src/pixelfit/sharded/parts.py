@@ -1,6 +1,7 @@
 """A folder with a part for each shard that is predicted for, there whole or not at all, so that a kill loses one shard.
 
-Beside each part stands a record in JSON of what it was made from. A part counts once its record is there, which is written last.
+For each part there is a record in JSON of what it was made from. A part counts once its record is there, which is written last.
+The records lie in a folder below, by a name that readers of folders of Parquet files pass over.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pixelfit.errors import DataError, OptionError
 from pixelfit.files import read_json, write_json
 from pixelfit.types import Json
 
-_TASK, _LOCK = "predictions.json", ".lock"
+_RECORDS, _TASK, _LOCK = "_records", "predictions.json", ".lock"
 _BLOCK = 1 << 20
 _FORMAT = 1
 _ODD = re.compile(r"[^\w.-]+")
@@ -75,6 +76,7 @@ class Parts:
 
     def __init__(self, folder: Path, job: Job, *, stay: bool) -> None:
         self.folder, self.job, self.stay = folder, job, stay
+        self._records = folder / _RECORDS
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -96,13 +98,13 @@ class Parts:
         Raises:
             OptionError: the folder holds other files, or parts that were to stay.
         """
-        ours = (self.folder / _TASK).is_file()
+        ours = (self._records / _TASK).is_file()
         if not ours and any(entry.name != _LOCK for entry in self.folder.iterdir()):
             raise OptionError(f"{self.folder} holds other files: choose an empty folder or a new one.")
         if ours and self.stay:
             raise OptionError(f"{self.folder} holds predictions already: --resume goes on with them; or choose another folder.")
         self.clear()
-        write_json(self.folder / _TASK, {"format": _FORMAT, **asdict(self.job)})
+        write_json(self._records / _TASK, {"format": _FORMAT, **asdict(self.job)})
 
     def go_on(self, shards: Sequence[Place]) -> dict[str, Record]:
         """The records of the parts that are there, by their shards' names.
@@ -111,7 +113,7 @@ class Parts:
             OptionError: there is nothing to go on with, or it is of another model, coverage, column or form.
             DataError: a shard has changed since its part was made, or is not among the ``shards`` any more.
         """
-        file = self.folder / _TASK
+        file = self._records / _TASK
         if not file.is_file():
             raise OptionError(f"There is nothing to resume: {file} does not exist. Leave --resume out to begin.")
         before = self._read(file)
@@ -124,7 +126,7 @@ class Parts:
         self._clear_unfinished()
         given = {shard.name: shard for shard in shards}
         found: dict[str, Record] = {}
-        for path in sorted(self.folder.glob("*.json")):
+        for path in sorted(self._records.glob("*.json")):
             if path.name == _TASK:
                 continue
             record = _record(self._read(path), path)
@@ -144,7 +146,7 @@ class Parts:
             totals.rows, totals.failed, totals.unlike, totals.first_failure,
         )  # fmt: skip
         written.file.replace(self.folder / part)
-        write_json(self.folder / f"{self._name(shard.name)}.json", asdict(record))
+        write_json(self._records / f"{self._name(shard.name)}.json", asdict(record))
         return record
 
     def joined(self, records: Sequence[Record], out: IO[bytes], header: bytes) -> None:
@@ -159,13 +161,15 @@ class Parts:
 
     def clear(self) -> None:
         """Remove what this class has written, and the folder where nothing else is in it."""
-        for path in sorted(self.folder.glob("*.json")):
+        for path in sorted(self._records.glob("*.json")):
             if path.name != _TASK:
                 part = self._read(path).get("part")
                 if isinstance(part, str) and Path(part).name == part:
                     (self.folder / part).unlink(missing_ok=True)
                 path.unlink()
-        (self.folder / _TASK).unlink(missing_ok=True)
+        (self._records / _TASK).unlink(missing_ok=True)
+        if self._records.is_dir() and not any(self._records.iterdir()):
+            self._records.rmdir()
         self._clear_unfinished()
 
     def remove(self) -> None:
@@ -185,7 +189,7 @@ class Parts:
         if (record.size, record.mark) != (shard.size, shard.mark):
             raise DataError(
                 f"{record.shard} has changed since it was predicted for ({record.size:,} bytes then, {shard.size:,} now): "
-                f"remove {self.folder / record.part} and its .json to predict for it anew, or choose another place for all."
+                f"remove {self._records / self._name(shard.name)}.json to predict for it anew, or choose another place for all."
             )
         if record.model != self.job.model:
             raise DataError(f"{self.folder / record.part} is of the model {record.model}, and this one is {self.job.model}.")
