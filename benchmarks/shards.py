@@ -49,13 +49,20 @@ def main() -> None:
     for name in options.only or (["20k"] if options.quick else list(_ROWS)):
         count = 2_000 if options.quick else _ROWS[name]
         figures = journal.once({"rows": name}, partial(measure, count))["figures"]
+        speed = figures["rows"] / figures["wall_s"]
+        peaks = (f"{figures[f'{half}_half_mb']:,.0f}" for half in ("first", "second"))
         rows.append(
             [
-                f"{figures['rows']:,}", str(figures["shards"]), str(figures["kills"]), f"{figures['once']:,}",
-                f"{figures['missing']:,} / {figures['twice']:,}", f"{figures['wall_s']:,.0f}", f"{figures['rows'] / figures['wall_s']:,.0f}",
-                f"{figures['first_half_mb']:,.0f}", f"{figures['second_half_mb']:,.0f}",
+                f"{figures['rows']:,}",
+                str(figures["shards"]),
+                str(figures["kills"]),
+                f"{figures['once']:,}",
+                f"{figures['missing']:,} / {figures['twice']:,}",
+                f"{figures['wall_s']:,.0f}",
+                f"{speed:,.0f}",
+                *peaks,
             ]
-        )  # fmt: skip
+        )
     header = [
         "pictures", "shards", "kills", "rows once", "missing / twice", "s, kills and restarts included", "pictures a second",
         "peak of the first half, MB", "of the second half, MB",
@@ -65,10 +72,10 @@ def main() -> None:
         options,
         tables=[shared.table(header, rows)],
         notes=[
-            f"`pixelfit predict RUN 'shards/*.tar' -o out.csv`: PNG files of {_SIDE} × {_SIDE}, {_DISTINCT:,} distinct ones again and "
-            f"again, {_IN_A_SHARD:,} in a tar; a linear model with random weights for ten classes.",
-            "Killed (SIGKILL) when a third and two thirds of the shards were done, and gone on with by `--resume`; rows are counted by "
-            "their keys in the joined file.",
+            f"`pixelfit predict RUN shards/ -o out.csv`: PNG files of {_SIDE} × {_SIDE}, {_DISTINCT:,} distinct ones again "
+            f"and again, at most {_IN_A_SHARD:,} in a tar; a linear model with random weights for ten classes.",
+            "Killed (SIGKILL) when a third and two thirds of the shards were done, and gone on with by `--resume`; rows are "
+            "counted by their keys in the joined file.",
             "Memory is the process's own: resident without what is shared with files and other processes.",
         ],
         figures={"rows": rows},
@@ -117,7 +124,7 @@ def _run(command: list[str], log: Path, out: Path, shards: int, kill_at: int, wa
                 watched.halves[half] = max(watched.halves[half], _own_mb(process.pid))
                 if done >= kill_at:
                     watched.kills += 1
-                    process.kill()
+                    break
                 time.sleep(_SAMPLED_EVERY_S)
         finally:
             process.kill()

@@ -150,8 +150,9 @@ def _left_by_desktops(name: str) -> bool:
 
 def leads_out(name: str) -> bool:
     """Whether an entry's path would lie outside of the folder into which it is unpacked."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return not parts or parts[0].endswith((":", "/")) or ".." in parts
+    path = name.replace("\\", "/")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return not parts or path.startswith("/") or parts[0].endswith(":") or ".." in parts
 
 
 def _safe(name: str, archive: Path) -> Path:

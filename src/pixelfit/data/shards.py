@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from pixelfit.data.arrays import printable_name
@@ -167,8 +167,8 @@ def _is_picture(ending: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return parts[:1] == ("__MACOSX",) or (parts[-1:] != ("..",) and parts[-1:] != () and parts[-1].startswith("."))
+    file = name.rpartition("/")[2]
+    return name.startswith("__MACOSX/") or (file.startswith(".") and file != "..")
 
 
 def _nothing(stream: Source, shard: Place, column: str | None) -> None:
