@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from s3_stub import s3_with
 from sharding import END, WRITERS, entry, invoked, make_shards, picture, rows_of, tar_of, tiny_predictor
 
 from pixelfit.batch import predicted
@@ -439,6 +440,25 @@ def test_a_url_of_fsspec_is_read_as_files_are(form: str, run: Path, tmp_path: Pa
         invoked(run, f"{base}/train-003{suffix}", "-o", tmp_path / "out.csv")
     invoked(run, *(f"file://{path}" for path in sorted((tmp_path / "shards").iterdir())), "-o", tmp_path / "local.csv")
     assert len(rows_of(tmp_path / "local.csv")) == 60
+
+
+@pytest.mark.parametrize("form", list(WRITERS))
+def test_s3_is_read_without_s3fs_in_few_requests(form: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec", reason="needs the extra shards")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("EC2_METADATA_DISABLED", "true")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    bucket = f"bucket-{list(WRITERS).index(form)}"
+    files = {f"{bucket}/some/{path.name}": path.read_bytes() for path in make_shards(tmp_path / "shards", form)}
+    with s3_with(files) as (address, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        invoked(run, f"s3://{bucket}/some/*{WRITERS[form][1]}", "-o", tmp_path / "out.csv")
+        assert max(asked.count(f"GET {name}") for name in files) <= 5
+        with pytest.raises(DataError, match=r"There is no shard s3://.*/none.tar"):
+            invoked(run, f"s3://{bucket}/none.tar", "-o", tmp_path / "none.csv")
+    base = f"s3://{bucket}/some"
+    names = [name.replace(f"{tmp_path}/shards", base) for name in named(tmp_path / "shards", form)]
+    assert [row["picture"] for row in rows_of(tmp_path / "out.csv")] == names
 
 
 def test_what_fsspec_cannot_reach_is_a_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from pixelfit.types import Json
 
 T = TypeVar("T")
 _MOST_SHARDS = 1_000_000
+_BUFFER = 4 << 20  # bytes
 _ASKED_AT_ONCE = 16  # URLs
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
@@ -55,17 +57,27 @@ class Place:
 
 
 class Source(Wrapped):
-    """An opened shard, which remembers that it could not be read, whatever its readers make of that."""
+    """An opened shard, which remembers that it could not be read, whatever its readers make of that.
+
+    It is read by way of ``buffered()``: Arrow's client of S3 asks for whatever it is asked for, if that is 512 bytes.
+    """
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         super().__init__(stream)
         self._name = name
         self.lost: ShardError | None = None
 
-    def read(self, size: int = -1) -> bytes:
+    def buffered(self) -> io.BufferedReader:
+        """The same bytes, of which several MiB are read at once."""
+        return io.BufferedReader(self, _BUFFER)
+
+    def readinto(self, into: bytearray | memoryview) -> int:  # type: ignore[override]
         """As of any file; raises ShardError, which is remembered."""
+        view = memoryview(into).cast("B")
         try:
-            return self._stream.read(size)
+            found = self._stream.read(len(view))
+            view[: len(found)] = found
+            return len(found)
         except Exception as error:  # the clients of stores raise what they like
             self.lost = ShardError(f"{self._name} cannot be read: {_said(error)}.")
             raise self.lost from error

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING
 
 from pixelfit.data.arrays import printable_name
 from pixelfit.data.items import Item
-from pixelfit.data.places import Place, Source, opened, places, seen
+from pixelfit.data.places import Place, opened, places, seen
 from pixelfit.data.tables import PICTURE_SUFFIXES, record_batches
 from pixelfit.data.tars import MOST_BYTES, Entry, entries
 from pixelfit.errors import DataError, OptionError, PixelfitError, ShardError
@@ -34,8 +34,8 @@ class _Form:
     """How shards of one kind are read."""
 
     title: str
-    items: Callable[[Source, Place, str | None], Iterator[Item]]
-    check: Callable[[Source, Place, str | None], None]  # raises PixelfitError where the column cannot be had
+    items: Callable[[IO[bytes], Place, str | None], Iterator[Item]]
+    check: Callable[[IO[bytes], Place, str | None], None]  # raises PixelfitError where the column cannot be had
 
 
 def shards_of(given: Sequence[str | Path], column: str | None) -> tuple[Place, ...] | None:
@@ -64,8 +64,8 @@ def shards_of(given: Sequence[str | Path], column: str | None) -> tuple[Place, .
     for suffix, form in FORMS.items():
         first = next((place for place in found if place.suffix == suffix), None)
         if first is not None:
-            with opened(first) as stream:
-                form.check(stream, first, column)
+            with opened(first) as source:
+                form.check(source.buffered(), first, column)
     return tuple(found)
 
 
@@ -76,14 +76,14 @@ def items_of(shard: Place, column: str | None) -> Iterator[Item]:
         ShardError: the shard cannot be reached, or changed while it was read.
         OptionError: it has not the ``column``.
     """
-    with opened(shard) as stream:
+    with opened(shard) as source:
         try:
-            yield from FORMS[shard.suffix].items(stream, shard, column)
+            yield from FORMS[shard.suffix].items(source.buffered(), shard, column)
         except PixelfitError:
             raise
         except UNREADABLE as error:
-            if stream.lost is not None:
-                raise stream.lost from error
+            if source.lost is not None:
+                raise source.lost from error
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             yield Item(shard.name, f"from here on the shard cannot be read: {reason}")
     if seen(shard) != shard:
@@ -120,14 +120,14 @@ def _holds_pictures(path: Path) -> bool:
         return False
 
 
-def _of_tar(stream: Source, shard: Place, column: str | None) -> Iterator[Item]:
+def _of_tar(stream: IO[bytes], shard: Place, column: str | None) -> Iterator[Item]:
     """A row for each picture of a sample, and for a sample that has none."""
 
     def wanted(name: str) -> bool:
         ending = _sample_of(name)[1]
         return ending == column if column is not None else _is_picture(ending)
 
-    found = entries(cast(IO[bytes], stream), lambda name: not _is_hidden(name) and wanted(name))
+    found = entries(stream, lambda name: not _is_hidden(name) and wanted(name))
     for (sample, _), files in groupby(found, lambda entry: (_sample_of(entry.name)[0], _is_hidden(entry.name))):
         yield from _of_sample(sample, files, shard, column)
 
@@ -171,16 +171,16 @@ def _is_hidden(name: str) -> bool:
     return name.startswith("__MACOSX/") or (file.startswith(".") and file != "..")
 
 
-def _nothing(stream: Source, shard: Place, column: str | None) -> None:
+def _nothing(stream: IO[bytes], shard: Place, column: str | None) -> None:
     """Of an archive it is not known beforehand what is in it."""
 
 
-def _of_parquet(stream: Source, shard: Place, column: str | None) -> Iterator[Item]:
+def _of_parquet(stream: IO[bytes], shard: Place, column: str | None) -> Iterator[Item]:
     from pyarrow import parquet
 
     chosen = _chosen(parquet.ParquetFile(stream).schema_arrow, shard, column)
     row = 0
-    for batch in record_batches(cast(IO[bytes], stream), shard.size, [chosen], _ROWS):
+    for batch in record_batches(stream, shard.size, [chosen], _ROWS):
         for value in batch.column(0):
             row += 1
             yield _of_cell(f"{shard.name} row {row}", value.as_py())
@@ -197,7 +197,7 @@ def _of_cell(name: str, value: Json) -> Item:
     return _item(name, content, None)
 
 
-def _check_parquet(stream: Source, shard: Place, column: str | None) -> None:
+def _check_parquet(stream: IO[bytes], shard: Place, column: str | None) -> None:
     try:
         from pyarrow import parquet
     except ImportError as error:
