@@ -64,6 +64,12 @@ def _family(name: str, act: Callable[[], None]) -> None:
     FAMILIES[name] = replace(mlp.FAMILY, name=name, build=build, searched=False)
 
 
+def on_ray() -> None:
+    """Be hostile in this process, too: a worker imports the module itself."""
+    global _HOME  # noqa: PLW0603
+    _HOME = -1
+
+
 _HOME = os.getpid()  # where the module was imported; a child that was forked has another
 for _name, _act in HOSTILE.items():
     _family(_name, _act)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,13 @@ from conftest import bars
 from pixelfit.automl import fit
 from pixelfit.data.reading import read
 from pixelfit.deadline import Deadline
+from pixelfit.environment import usable_cores
 from pixelfit.options import checked_options
 from pixelfit.progress import Progress, Silent
 from pixelfit.runs import RunFolder
-from pixelfit.search.apart import TrialsApart
+from pixelfit.search.apart import TrialsApart, Turns
 from pixelfit.search.engine import LocalEngine, Outcome, Plan
+from pixelfit.search.losing import Bar
 from pixelfit.search.nursery import Nursery
 from pixelfit.search.space import build_space
 from pixelfit.training.need import need_of
@@ -163,7 +166,7 @@ def test_a_request_to_stop_reaches_a_trial(data: tuple[Facts, Splits]) -> None:
     deadline = Deadline(None)
 
     class Stops(Silent):
-        def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
             deadline.interrupt()
 
     with engine(data, deadline=deadline, progress=Stops()) as apart:
@@ -172,17 +175,70 @@ def test_a_request_to_stop_reaches_a_trial(data: tuple[Facts, Splits]) -> None:
     assert 0 < outcome.trial.steps < 4_000
 
 
-def test_the_search_judges_a_trial_by_its_looks(data: tuple[Facts, Splits]) -> None:
-    asked: list[tuple[int, float]] = []
-
-    def is_losing(eighth: int, score: float) -> bool:
-        asked.append((eighth, score))
-        return len(asked) == 2
-
+def test_a_trial_is_judged_by_its_looks(data: tuple[Facts, Splits]) -> None:
+    whole = run(LocalEngine(data[1].folds, data[0], Deadline(None), Silent()), recipe_of(data), pace=Pace(steps=400))
+    looks = dict(whole.trial.looks)
+    assert list(looks) == list(range(1, 9))
+    assert list(looks.values()) == [look["score"] for look in whole.history]
+    best = min(looks[1], looks[2])
     with engine(data) as apart:
-        outcome = run(apart, recipe_of(data), is_losing=is_losing, pace=Pace(steps=400))
+        outcome = run(apart, recipe_of(data), bar=Bar({1: looks[1], 2: best - 1e-9}), pace=Pace(steps=400))
+        passed = run(apart, recipe_of(data), bar=Bar({1: looks[1], 2: best}), pace=Pace(steps=400))
     assert outcome.trial.state == "pruned"
-    assert [score for _, score in asked] == [look["score"] for look in outcome.history]
+    assert [look["score"] for look in outcome.history] == [looks[1], looks[2]]
+    assert passed.trial.state == "complete"
+
+
+def test_trials_run_side_by_side(data: tuple[Facts, Splits]) -> None:
+    recipe = recipe_of(data)
+    alone = LocalEngine(data[1].folds, data[0], Deadline(None), Silent())
+    with engine(data, workers=2) as apart:
+        assert (apart.slots, apart.threads) == (2, max(1, usable_cores() // 2))
+        both = threading.Barrier(2, timeout=60)
+
+        def one(number: int) -> Outcome:
+            both.wait()
+            return apart.run(Plan(number, "portfolio", recipe, Pace(steps=2_000), seed=number))
+
+        with ThreadPoolExecutor(2) as pool:
+            begun = time.monotonic()
+            side_by_side = [pool.submit(one, number) for number in (1, 2)]
+            seen = 0
+            while not all(future.done() for future in side_by_side):
+                seen = max(seen, len(psutil.Process().children(recursive=True)))
+                assert time.monotonic() - begun < 120
+                threading.Event().wait(0.02)
+            outcomes = [future.result() for future in side_by_side]
+    assert seen == 5  # the nursery; for each trial one that waits for it, and its own
+    for number, outcome in enumerate(outcomes, start=1):
+        here = alone.run(Plan(number, "portfolio", recipe, Pace(steps=2_000), seed=number, threads=apart.threads))
+        assert outcome.trial.metrics == here.trial.metrics
+        assert outcome.trial.threads == apart.threads
+
+
+def test_trials_take_turns_at_the_gpus() -> None:
+    gpus = Turns(2)
+    with gpus.one() as first, gpus.one() as second:
+        assert (first, second) == (0, 1)
+        with gpus.one() as third:
+            assert third == 0
+    with gpus.one() as again:
+        assert again == 0
+    with Turns(0).one() as none:
+        assert none is None
+
+
+def test_a_search_without_a_nursery_goes_on(data: tuple[Facts, Splits], monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(data) as apart:
+        assert run(apart, recipe_of(data)).trial.state == "complete"
+        (nursery,) = psutil.Process().children()
+        nursery.kill()
+        nursery.wait()
+        monkeypatch.setattr(Nursery, "is_ready", lambda self: False)
+        outcome = run(apart, recipe_of(data))
+    assert outcome.trial.state == "failed"
+    assert outcome.trial.error is not None
+    assert outcome.trial.error.startswith("ProcessError: no process for the trial could be started")
 
 
 def test_a_search_with_a_crash_in_it_ends_well_and_says_so(tmp_path: Path) -> None:
@@ -191,7 +247,7 @@ def test_a_search_with_a_crash_in_it_ends_well_and_says_so(tmp_path: Path) -> No
             return super().run(replace(plan, recipe=replace(plan.recipe, family="crashes")) if plan.number == 1 else plan)
 
     options = checked_options(task="regression", trials=3, steps=10, folds=1, out=tmp_path / "run")
-    ended = fit(bars(80), options, progress=Silent(), apart=Crashes(nursery=Nursery(["hostile_families"])))
+    ended = fit(bars(80), options, progress=Silent(), engine=Crashes(nursery=Nursery(["hostile_families"])))
     assert [trial.state for trial in ended.trials] == ["complete", "failed", "complete"]
     with (ended.folder.path / "leaderboard.csv").open(newline="") as lines:
         rows = {int(row["trial"]): row for row in csv.DictReader(lines)}
@@ -214,14 +270,14 @@ def test_nothing_is_left_of_a_search_that_was_killed(tmp_path: Path) -> None:
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = tmp_path / "run" / "trials" / "0001" / "plan.json"
     family: list[psutil.Process] = []
-    while process.poll() is None and len(family) < 2:
+    while process.poll() is None and len(family) < 3:
         threading.Event().wait(0.05)
         family = psutil.Process(process.pid).children(recursive=True) if begun.is_file() else []
-    assert len(family) == 2
+    assert len(family) == 3
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     gone, alive = psutil.wait_procs(family, timeout=30)
-    assert len(gone) == 2
+    assert len(gone) == 3
     assert not alive
 
 
@@ -229,4 +285,4 @@ def test_elsewhere_trials_run_in_this_process(tmp_path: Path) -> None:
     options = checked_options(task="regression", trials=2, steps=5, folds=1, out=tmp_path / "run")
     with TrialsApart() as apart:
         assert not psutil.Process().children()
-        assert len(fit(bars(60), options, progress=Silent(), apart=apart).trials) == 2
+        assert len(fit(bars(60), options, progress=Silent(), engine=apart).trials) == 2

@@ -154,7 +154,7 @@ def test_a_trial_that_is_stopped_in_a_later_fold_has_no_model() -> None:
             return any("fold 2" in detail for detail in told)
 
     class Listening(Silent):
-        def advance_trial(self, fraction: float, detail: str) -> None:
+        def advance_trial(self, number: int, fraction: float, detail: str) -> None:
             told.append(detail)
 
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})

@@ -53,14 +53,14 @@ def searched(state: LiveState) -> None:
     state.end_trial(baseline, best=baseline)
     state.start_trial(1, "convnet, portfolio")
     for epoch, score in ((1.0, 1.5), (2.0, 0.9)):
-        state.check_trial(epoch, score, fold=0, folds=1)
+        state.check_trial(1, epoch, score, fold=0, folds=1)
     best = trial(1, 0.7)
     state.end_trial(best, best=best)
     state.start_trial(2, "resnet, portfolio")
     state.end_trial(trial(2, None, family="resnet", error=f"ValueError: {HOSTILE}"), best=best)
     state.start_trial(3, "convnet, full length")
-    state.advance_trial(0.25, "step 10 of 40")
-    state.check_trial(0.5, 1.1, fold=0, folds=1)
+    state.advance_trial(3, 0.25, "step 10 of 40")
+    state.check_trial(3, 0.5, 1.1, fold=0, folds=1)
 
 
 def ask(address: str, name: str = "", *, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -118,18 +118,32 @@ def test_folds_are_named_and_averaged() -> None:
     state = live_state(budget_s=None)
     state.start_trial(0, "convnet, portfolio")
     for fold, score in ((0, 1.0), (1, 3.0)):
-        state.check_trial(1.0, score, fold=fold, folds=2)
+        state.check_trial(0, 1.0, score, fold=fold, folds=2)
     ended = trial(0, 0.7)
     state.end_trial(ended, best=ended)
     state.start_trial(1, "convnet, portfolio")
-    state.check_trial(1.0, 5.0, fold=0, folds=2)
-    state.check_trial(1.0, 6.0, fold=1, folds=2)
+    state.check_trial(1, 1.0, 5.0, fold=0, folds=2)
+    state.check_trial(1, 1.0, 6.0, fold=1, folds=2)
     lines = state.to_json()["charts"]["curves"]["lines"]
     assert (lines[0]["name"], lines[0]["y"]) == ("#1 under way (fold 2 of 2)", [6.0])
     assert lines[1]["y"] == [2.0]
     assert state.to_json()["clock"]["left"] is None
     assert mean_looks([]) == ()
     assert mean_looks([[Look(1, 1), Look(2, 1)], [Look(1, 3)]]) == (Look(1, 1), Look(2, 1))
+
+
+def test_trials_side_by_side_keep_their_own_curves() -> None:
+    state = live_state(budget_s=None)
+    for number in range(3):
+        state.start_trial(number, "convnet, sampled")
+    for number, score in ((0, 3.0), (1, 1.0), (0, 2.0)):
+        state.check_trial(number, 1.0, score, fold=0, folds=1)
+    state.advance_trial(1, 0.5, "step 5 of 10")
+    assert state.to_json()["trial"]["name"] == "#0 convnet, sampled, and 2 more"
+    state.end_trial(trial(1, 0.7), best=trial(1, 0.7))
+    now = state.to_json()
+    assert now["trial"]["name"] == "#0 convnet, sampled, and 1 more"
+    assert [line["y"] for line in now["charts"]["curves"]["lines"][:2]] == [[3.0, 2.0], [1.0]]
 
 
 def test_the_state_is_bounded_however_long_a_search_is() -> None:
@@ -139,11 +153,11 @@ def test_the_state_is_bounded_however_long_a_search_is() -> None:
         state.say(f"{number} " + "x" * 10_000)
         state.start_trial(number, "convnet, sampled")
         for look in range(20):
-            state.check_trial(look, 1.0 + look, fold=0, folds=1)
+            state.check_trial(number, look, 1.0 + look, fold=0, folds=1)
         state.end_trial(trial(number, 1.0 + number % 7), best=best)
     state.start_trial(3_000, "convnet, sampled")
     for look in range(5_000):
-        state.check_trial(look, 1.0 + look, fold=0, folds=1)
+        state.check_trial(3_000, look, 1.0 + look, fold=0, folds=1)
     now = state.to_json()
     assert len(json.dumps(now)) < 200_000
     assert len(now["messages"]) == MESSAGES
@@ -159,7 +173,7 @@ def test_scores_of_every_size_are_drawn_on_a_logarithmic_axis(score: float) -> N
     state = live_state()
     state.start_trial(0, "convnet, portfolio")
     for value in (float("nan"), float("inf"), score, 0.5):
-        state.check_trial(1.0, value, fold=0, folds=1)
+        state.check_trial(0, 1.0, value, fold=0, folds=1)
     for number, value in enumerate((0.0, score)):
         state.end_trial(trial(number, value), best=trial(0, 0.0))
     charts = json.loads(json.dumps(state.to_json(), allow_nan=False))["charts"]
@@ -189,15 +203,15 @@ def test_several_watchers_hear_everything() -> None:
         def say(self, text: str) -> None:
             heard.append((self.name, text))
 
-        def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
             heard.append((self.name, f"{epoch} {score} {fold} {folds}"))
 
     both = Several(Hearing("a"), Hearing("b"))
     both.say("hello")
-    both.check_trial(1.0, 2.0, fold=0, folds=5)
+    both.check_trial(0, 1.0, 2.0, fold=0, folds=5)
     both.count("bytes", 1, 2)
     both.start_trial(0, "constant")
-    both.advance_trial(0.5, "step 1 of 2")
+    both.advance_trial(0, 0.5, "step 1 of 2")
     both.end_trial(trial(0, 1.0), best=None)
     assert heard == [("a", "hello"), ("b", "hello"), ("a", "1.0 2.0 0 5"), ("b", "1.0 2.0 0 5")]
 

@@ -41,7 +41,7 @@ def test_the_live_page_in_a_browser(width: int, chromium: str, tmp_path: Path) -
                 "validation RMSE"
             )
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            view.state.check_trial(1.0, 1.0, fold=0, folds=1)
+            view.state.check_trial(3, 1.0, 1.0, fold=0, folds=1)
             until(page, f"({points})('curve-0') == 2")
             assert HOSTILE in page.inner_text("h1")
             assert HOSTILE in page.inner_text("#trials")

@@ -11,8 +11,8 @@ import numpy as np
 from pixelfit import metrics
 from pixelfit.batch import Chunk, Examiner, examined
 from pixelfit.conformal import Conformal, Intervals, Sets, SeveralIntervals
+from pixelfit.data.items import Item
 from pixelfit.data.sources import Source, load_table
-from pixelfit.data.streams import Item
 from pixelfit.data.tables import columns_of
 from pixelfit.data.targets import understand
 from pixelfit.errors import DataError

@@ -25,7 +25,7 @@ from pixelfit.progress import Progress, Several
 from pixelfit.resume import as_begun, begin
 from pixelfit.runlog import Noted
 from pixelfit.runs import HeldOut, Remembered, RunFolder
-from pixelfit.search.apart import TrialsApart
+from pixelfit.search.engines import SearchEngine, engine_for
 from pixelfit.search.finish import Finish
 from pixelfit.search.importance import importance
 from pixelfit.search.nursery import Nursery
@@ -55,7 +55,7 @@ def fit(
     progress: Progress,
     started: float | None = None,
     nursery: Nursery | None = None,
-    apart: TrialsApart | None = None,
+    engine: SearchEngine | None = None,
 ) -> Run:
     """Search for the best model within the budget, measure it once on the test set, and write the report.
 
@@ -65,7 +65,7 @@ def fit(
         progress: is told what happens.
         started: when the command began, on the monotonic clock, if that was before this call.
         nursery: the process in which trials are born, if it has begun already.
-        apart: where trials run; by default in processes of their own, where the system has a safe way to make them.
+        engine: where trials run; by default as the options say, on this machine in processes of their own.
 
     Raises:
         PixelfitError: the data or options cannot be used, and nothing is written; or no trial gave a usable model.
@@ -74,7 +74,7 @@ def fit(
     trackers = trackers_for(options.track or ())
     with ExitStack() as during:
         during.enter_context(memory_allowed(options.memory))
-        engine = during.enter_context(apart or TrialsApart(most_memory=options.memory or math.inf, nursery=nursery))
+        engine = during.enter_context(engine or engine_for(options, nursery))
         folder, facts, splits = during.enter_context(begin(source, options, deadline, progress))
         tell(facts, splits, progress)
         space = build_space(facts, splits.train, offered(facts, options.weights, options.backbone, progress), options.changes)

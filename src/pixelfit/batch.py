@@ -15,9 +15,10 @@ import numpy as np
 
 from pixelfit.answers import Answers
 from pixelfit.conformal import Conformal
+from pixelfit.data.items import Item, in_chunks
 from pixelfit.data.pictures import read_picture
 from pixelfit.data.store import to_spec
-from pixelfit.data.streams import Item, Stream, in_chunks
+from pixelfit.data.streams import Stream
 from pixelfit.environment import usable_cores
 from pixelfit.errors import DataError, OptionError
 from pixelfit.files import read_json, read_rows, write_json, write_rows, written_text
@@ -91,23 +92,26 @@ class Chunk:
     strangeness: Strangeness | None
 
 
-def examined(examiner: Examiner, items: Iterator[Item]) -> Iterator[Chunk]:
-    """Pictures with their predictions, some at a time; the next are decoded while these are predicted for."""
-    for chunk, pictures in _decoded(items, examiner.spec):
+def examined(examiner: Examiner, items: Iterator[Item], decoders: int | None = None) -> Iterator[Chunk]:
+    """Pictures with their predictions, some at a time; the next are decoded while these are predicted for.
+
+    ``decoders`` is the number of threads that decode; by default one a core.
+    """
+    for chunk, pictures in _decoded(items, examiner.spec, decoders or usable_cores()):
         reasons = tuple(picture if isinstance(picture, str) else None for picture in pictures)
         good = [picture for picture in pictures if not isinstance(picture, str)]
         forecast, strangeness = examiner.examined(np.stack(good)) if good else (None, None)
         yield Chunk(tuple(chunk), reasons, forecast, strangeness)
 
 
-def predicted(examiner: Examiner, items: Iterator[Item], coverage: float | None) -> Rows:
+def predicted(examiner: Examiner, items: Iterator[Item], coverage: float | None, *, decoders: int | None = None) -> Rows:
     """Rows for pictures, some at a time, each with the same columns; those that cannot be read have their ``error`` and no more.
 
     The columns are ``picture``, the prediction by its target's name, ``low`` and ``high`` or ``set`` where a ``coverage`` is
     given, the probabilities of classes, ``unlike`` and ``strangeness`` of a model that can tell, and ``error``.
     """
-    headers = list(_columns(examiner, *_of_black(examiner), coverage))
-    for chunk in examined(examiner, items):
+    _, *names, _ = headers(examiner, coverage)
+    for chunk in examined(examiner, items, decoders):
         columns: dict[str, Sequence[Json]] = {}
         if chunk.forecast is not None:
             columns = _columns(examiner, chunk.forecast, chunk.strangeness, coverage)
@@ -115,9 +119,14 @@ def predicted(examiner: Examiner, items: Iterator[Item], coverage: float | None)
         rows: list[Row] = []
         for item, reason in zip(chunk.items, chunk.reasons, strict=True):
             place = next(places) if reason is None else None
-            values = {name: None if place is None else columns[name][place] for name in headers}
+            values = {name: None if place is None else columns[name][place] for name in names}
             rows.append({NAME: item.name, **values, ERROR: reason})
         yield rows
+
+
+def headers(examiner: Examiner, coverage: float | None) -> list[str]:
+    """The names of the columns of a table of predictions."""
+    return [NAME, *_columns(examiner, *_of_black(examiner), coverage), ERROR]
 
 
 def to_stream(rows: Rows, out: IO[str], progress: Progress, total: int | None) -> Totals:
@@ -155,7 +164,7 @@ def to_file(examiner: Examiner, stream: Stream, task: Task, out: Path, *, resume
         totals = _write(predicted(examiner, items, task.coverage), file, progress, stream.total, totals)
         os.fsync(file.fileno())
     if out.suffix.lower() == ".parquet":
-        _to_parquet(part, out, examiner)
+        to_parquet(part, out, examiner)
         part.unlink()
     else:
         part.replace(out)
@@ -202,10 +211,10 @@ def _of_black(examiner: Examiner) -> tuple[Forecast, Strangeness | None]:
     )
 
 
-def _decoded(items: Iterator[Item], spec: PictureSpec) -> Iterator[tuple[list[Item], list[Array | str]]]:
+def _decoded(items: Iterator[Item], spec: PictureSpec, decoders: int) -> Iterator[tuple[list[Item], list[Array | str]]]:
     """Chunks of pictures as the model sees them, or why they cannot be read; the next chunk is decoded while one is used."""
     waiting: deque[tuple[list[Item], list[Future[list[Array | str]]]]] = deque()
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(decoders) as pool:
         try:
             for chunk in in_chunks(items, _AT_ONCE):
                 tasks = [chunk[start : start + _TASK] for start in range(0, len(chunk), _TASK)]
@@ -291,8 +300,8 @@ def _drop_half_a_line(part: Path) -> None:
         file.truncate(size)
 
 
-def _to_parquet(part: Path, out: Path, examiner: Examiner) -> None:
-    """The same table with numbers as numbers; some rows at a time, as everything here."""
+def to_parquet(part: Path, out: Path, examiner: Examiner) -> None:
+    """The table ``part`` (CSV) as ``out`` (Parquet) with numbers as numbers; some rows at a time, as everything here."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet

@@ -1,4 +1,4 @@
-"""A run on the terminal: time left, the trial under way, the best so far; plain lines where there is no terminal."""
+"""A run on the terminal: time left, the trials under way, the best so far; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pixelfit.progress import Silent
 from pixelfit.types import Scores, Trial
 
 _REFRESH = 4  # a second: more would take time from training
+_MOST_BARS = 4  # of trials that run side by side
 _MOST_ROWS = 12  # of several targets or labels
 LABEL_HEAD = ("label", "pictures", "precision", "recall", "F1", "average precision")
 _ENDS = "Ctrl-C ends the search and keeps the best model."
@@ -28,8 +29,7 @@ class Display:
     def __init__(self, console: Console, *, budget_s: float | None, started: float, ends: str = _ENDS) -> None:
         self._console = console
         self._budget_s, self._started, self._ends = budget_s, started, ends
-        self._trial: tuple[int, str] | None = None
-        self._fraction, self._detail = 0.0, ""
+        self._trials: dict[int, tuple[str, float, str]] = {}  # those under way: what, how far, and a detail
         self._best: Trial | None = None
         self._counting: tuple[str, int, int] | None = None
         self._live = Live(
@@ -58,19 +58,21 @@ class Display:
         self._counting = (title, done, total) if open_end or (done < total and total >= _LEAST_COUNTED) else None
 
     def start_trial(self, number: int, title: str) -> None:
-        """Show which trial is under way."""
-        self._trial, self._fraction, self._detail = (number, title), 0.0, ""
+        """Show that a trial is under way."""
+        self._trials[number] = (title, 0.0, "")
 
-    def advance_trial(self, fraction: float, detail: str) -> None:
+    def advance_trial(self, number: int, fraction: float, detail: str) -> None:
         """Move the trial's bar."""
-        self._fraction, self._detail = fraction, detail
+        if number in self._trials:
+            self._trials[number] = (self._trials[number][0], fraction, detail)
 
-    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
         """Nothing more: the trial's detail tells the score."""
 
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """Print the trial's line, and remember the best."""
-        self._trial, self._best = None, best
+        self._trials.pop(trial.number, None)
+        self._best = best
         line = Text(f"{self._clock():>7}  #{trial.number:<3} {trial.family:<9} {trial.seconds:6.1f} s  ")
         if trial.score is None:
             line.append(f"failed: {trial.error}", style="red")
@@ -97,9 +99,11 @@ class Display:
             title, done, total = self._counting
             bar, share = (ProgressBar(total, done, width=30), f"{done / total:.0%}") if total else ("", f"{done:,}")
             rows.add_row(Text(title), bar, share)
-        if self._trial is not None:
-            number, title = self._trial
-            rows.add_row(f"Trial {number}", ProgressBar(1.0, self._fraction, width=30), Text(f"{title}  {self._detail}"))
+        under_way = list(self._trials.items())
+        for number, (title, fraction, detail) in under_way[:_MOST_BARS]:
+            rows.add_row(f"Trial {number}", ProgressBar(1.0, fraction, width=30), Text(f"{title}  {detail}"))
+        if len(under_way) > _MOST_BARS:
+            rows.add_row("", "", Text(f"and {len(under_way) - _MOST_BARS} more trials under way"))
         if self._best is not None:
             rows.add_row("Best so far", "", Text(f"#{self._best.number} {self._best.family}, {scored(self._best)}"))
         return Group(rows, Text(self._ends, style="dim"))

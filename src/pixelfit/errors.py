@@ -3,7 +3,8 @@
 PixelfitError
 ├── OptionError       an option or argument has a value that cannot be used
 ├── DataError         pictures, tables or targets cannot be used as they are
-│   └── DownloadError a named data set could not be fetched
+│   ├── DownloadError a named data set could not be fetched
+│   └── ShardError    a shard of pictures is gone, has changed, or cannot be reached
 ├── RunError          a run folder is missing, incomplete or in the way
 └── SearchError       no trial gave a usable model
 
@@ -26,6 +27,10 @@ class DataError(PixelfitError, ValueError):
 
 class DownloadError(DataError):
     """A named data set could not be fetched from any of its mirrors."""
+
+
+class ShardError(DataError):
+    """A shard of pictures is gone, has changed, or cannot be reached; it may be there again at another time."""
 
 
 class RunError(PixelfitError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer
 
@@ -17,6 +17,7 @@ from pixelfit.words import change_words
 DEFAULT_BUDGET_S = 600.0
 MOST_LEFT_OUT = 0.01
 MOST_FOLDS = 20
+MOST_WORKERS = 10_000
 _SHORTEST_FOLDED_S = 60.0
 LEAST_MEMORY = 1_000_000_000
 TRACKERS = ("mlflow", "tensorboard")
@@ -54,6 +55,10 @@ class FitOptions(BaseModel):
     trials: Annotated[int | None, Field(ge=1)] = None
     steps: Annotated[int | None, Field(ge=1)] = None
     max_latency: Annotated[float | None, BeforeValidator(lambda value: None if value is None else parse_latency(value))] = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    workers: Annotated[int | None, Field(ge=1, le=MOST_WORKERS)] = None
+    ranks: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     memory: Annotated[int | None, BeforeValidator(lambda value: None if value is None else parse_memory(value))] = None
     distill: bool = False
     folds: Annotated[int | None, Field(ge=1, le=MOST_FOLDS)] = None
@@ -192,6 +197,8 @@ def checked_options(**chosen: object) -> FitOptions:
         raise OptionError(f"{option} {first['input']!r} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
     if options.distill and (options.folds or 1) > 1:
         raise OptionError(f"--distill makes one model, and --folds {options.folds} as many as folds: leave one of them out.")
+    if options.address is not None and options.engine != "ray":
+        raise OptionError("--address is that of a Ray cluster: give --engine ray, too, or leave it out.")
     if options.resume and options.overwrite:
         raise OptionError("--resume goes on with a run, and --overwrite replaces it: leave one of them out.")
     if options.resume and options.out is None:

@@ -8,7 +8,7 @@ from pixelfit.types import Trial
 
 
 class Progress(Protocol):
-    """Receives what happens in a run, in order."""
+    """Receives what happens in a run, in order; of trials that run side by side at any time, and from any thread."""
 
     def say(self, text: str) -> None:
         """Tell something that the user should be able to read afterwards."""
@@ -22,11 +22,11 @@ class Progress(Protocol):
     def start_trial(self, number: int, title: str) -> None:
         """A trial begins."""
 
-    def advance_trial(self, fraction: float, detail: str) -> None:
-        """The trial under way has done ``fraction`` of its steps."""
+    def advance_trial(self, number: int, fraction: float, detail: str) -> None:
+        """A trial under way has done ``fraction`` of its steps."""
 
-    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
-        """The trial under way has a validation score (smaller is better) after these epochs of ``fold`` (from 0) of ``folds``."""
+    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        """A trial under way has a validation score (smaller is better) after these epochs of ``fold`` (from 0) of ``folds``."""
 
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """A trial has ended, well or not; ``best`` is the best so far."""
@@ -47,10 +47,10 @@ class Silent:
     def start_trial(self, number: int, title: str) -> None:
         """Show nothing."""
 
-    def advance_trial(self, fraction: float, detail: str) -> None:
+    def advance_trial(self, number: int, fraction: float, detail: str) -> None:
         """Show nothing."""
 
-    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
         """Show nothing."""
 
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
@@ -83,15 +83,15 @@ class Several:
         for watcher in self._watchers:
             watcher.start_trial(number, title)
 
-    def advance_trial(self, fraction: float, detail: str) -> None:
+    def advance_trial(self, number: int, fraction: float, detail: str) -> None:
         """Tell all of them."""
         for watcher in self._watchers:
-            watcher.advance_trial(fraction, detail)
+            watcher.advance_trial(number, fraction, detail)
 
-    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
         """Tell all of them."""
         for watcher in self._watchers:
-            watcher.check_trial(epoch, score, fold=fold, folds=folds)
+            watcher.check_trial(number, epoch, score, fold=fold, folds=folds)
 
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """Tell all of them."""

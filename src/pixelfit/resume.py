@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,7 +22,10 @@ from pixelfit.types import Facts, Json, Splits
 
 # Options that say where a run is and how it begins, not what it does.
 _ABOUT_THE_FOLDER = ("out", "overwrite", "resume")
+# Options that say what a run is done with: it may go on with others.
+_MEANS = ("engine", "address", "workers", "ranks", "track")
 _PATHS = ("test", "weights", "data_dir")  # options that may be relative to the folder in which the run was begun
+_AS_BEFORE: Mapping[str, Json] = {}
 
 
 @contextmanager
@@ -79,15 +82,15 @@ def description(source: Source, options: FitOptions) -> Json:
     }
 
 
-def begun(path: Path) -> tuple[str, FitOptions]:
-    """The source and the options of the run in this folder, to go on with.
+def begun(path: Path, means: Mapping[str, Json] = _AS_BEFORE) -> tuple[str, FitOptions]:
+    """The source and the options of the run in this folder, to go on with; ``means`` are those that have changed since.
 
     Raises:
         RunError: there is no run that can go on; the message says why.
     """
     folder = RunFolder.existing(path)
     source, options = _asked(folder, "go on from Python, with the same arrays and resume=True")
-    return source, checked_options(**{**options, "out": path, "resume": True})
+    return source, checked_options(**{**options, **means, "out": path, "resume": True})
 
 
 def read_again(folder: RunFolder, progress: Progress) -> tuple[Facts, Splits]:
@@ -146,7 +149,7 @@ def refuse_other_options(folder: RunFolder, options: FitOptions) -> None:
     before = folder.read("run.json")["options"]
     now = json.loads(json.dumps(options.model_dump(mode="json")))
     for name in now:
-        if name not in (*_ABOUT_THE_FOLDER, *_PATHS, "track") and now[name] != before.get(name):
+        if name not in (*_ABOUT_THE_FOLDER, *_PATHS, *_MEANS) and now[name] != before.get(name):
             option = "--" + name.replace("_", "-")
             raise RunError(
                 f"The run in {folder.path} began with another {option} ({before.get(name)}, now {now[name]}); "

@@ -78,7 +78,7 @@ class Noted(Silent):
     def __init__(self) -> None:
         self._noted = time.monotonic()
 
-    def advance_trial(self, fraction: float, detail: str) -> None:
+    def advance_trial(self, number: int, fraction: float, detail: str) -> None:
         """Note now and then that there is work going on: how far the budget is used is known from the log after a kill."""
         if time.monotonic() - self._noted > _AT_WORK_EVERY_S:
             self._noted = time.monotonic()

@@ -325,6 +325,7 @@ class RunFolder:
             row = {name: getattr(trial, name) for name in LEADERBOARD_COLUMNS if hasattr(trial, name)}
             row |= {"rank": place, "trial": trial.number, "head": trial.recipe["head"], "ranked_by": ranked_by}
             row |= {"score": trial.metrics.get(ranked_by)}  # as people know it, not as the cost that is minimised
+            row |= {"error": trial.error or "; ".join(f"tried again after {why}" for why in trial.tried_again)}
             row |= {"weight": round(weights.get(trial.number, 0.0), 6), "seconds": round(trial.seconds, 2)}
             row |= {f"val_{name}": value for name, value in trial.metrics.items()}
             rows.append([row.get(column, "") for column in columns])

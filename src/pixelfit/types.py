@@ -395,13 +395,18 @@ class Trial:
     folds: int = 1  # models, each trained on a fold of its own; ``steps`` and ``epochs`` are those of each
     share: float = 1.0  # of the training pictures that it was trained on
     interval: tuple[float, float] | None = None  # 95 %, of the metric that trials are ranked by; None for a failed trial
+    looks: Sequence[tuple[int, float]] = ()  # the first fold's scores, each after so many eighths of its steps
+    threads: int = 0  # with which it was trained; 0: all that the machine has
+    ranks: int = 1  # processes over which each training was divided
+    tried_again: Sequence[str] = ()  # what became of each attempt before the one that this is
 
     @staticmethod
     def from_json(record: Mapping[str, Json]) -> Trial:
         """The trial whose fields were written as JSON."""
         interval = record["interval"]
-        replans = tuple((step, total) for step, total in record["replans"])
-        return Trial(**{**record, "interval": interval and (interval[0], interval[1]), "replans": replans})
+        pairs = {name: tuple((step, value) for step, value in record.get(name, ())) for name in ("replans", "looks")}
+        known = {**record, "interval": interval and (interval[0], interval[1]), **pairs}
+        return Trial(**{**known, "tried_again": tuple(record.get("tried_again", ()))})
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ import typer
 
 from pixelfit.cli.arguments import (
     STARTED,
+    AddressOption,
     AugmentOption,
     BackboneOption,
     BudgetOption,
     DataDirOption,
     DistillOption,
+    EngineOption,
     FoldsOption,
     GroupOption,
     LatencyOption,
@@ -26,6 +28,7 @@ from pixelfit.cli.arguments import (
     OverwriteOption,
     PicturesOption,
     PortOption,
+    RanksOption,
     ResumeOption,
     RunArgument,
     SeedOption,
@@ -37,6 +40,7 @@ from pixelfit.cli.arguments import (
     TrackOption,
     TrialsOption,
     WeightsOption,
+    WorkersOption,
 )
 from pixelfit.cli.printing import console_for, print_result
 from pixelfit.errors import OptionError, RunError
@@ -61,6 +65,10 @@ def fit(
     trials: TrialsOption = None,
     steps: StepsOption = None,
     max_latency: LatencyOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    ranks: RanksOption = 1,
     memory: MemoryOption = None,
     distill: DistillOption = False,
     folds: FoldsOption = None,
@@ -88,6 +96,10 @@ def fit(
         max_left_out=max_left_out,
         metric=metric,
         max_latency=max_latency,
+        engine=engine,
+        address=address,
+        workers=workers,
+        ranks=ranks,
         memory=memory,
         distill=distill,
         folds=folds,
@@ -107,7 +119,16 @@ def fit(
     _fit(source, options, live=live, port=port)
 
 
-def resume(run: RunArgument, live: LiveOption = False, port: PortOption = None) -> None:
+def resume(
+    run: RunArgument,
+    engine: Annotated[
+        Literal["local", "ray"] | None, typer.Option(help="Where to go on: this machine, or a Ray cluster. Default: as before.")
+    ] = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    live: LiveOption = False,
+    port: PortOption = None,
+) -> None:
     """Go on with a run that was broken off, with what is left of its budget."""
     from pixelfit.resume import begun
     from pixelfit.runs import RunFolder
@@ -116,7 +137,10 @@ def resume(run: RunArgument, live: LiveOption = False, port: PortOption = None) 
     if folder.is_finished():
         typer.echo(f"The run in {run} is finished; its report is {folder.report_file}.")
         return
-    source, options = begun(run)
+    means = {"engine": engine, "address": address, "workers": workers}
+    if engine is None:  # otherwise an address or a number that was given for the other says nothing of this one
+        means = {name: value for name, value in means.items() if value is not None}
+    source, options = begun(run, means)
     _fit(source, options, live=live, port=port)
 
 
@@ -199,7 +223,7 @@ def _fit(source: str, options: FitOptions, *, live: bool, port: int | None) -> N
         if view is not None:
             stack.enter_context(view)
         # It loads what trials need while this process does the same.
-        nursery = stack.enter_context(Nursery()) if Nursery.can_be() else None
+        nursery = stack.enter_context(Nursery()) if options.engine == "local" and Nursery.can_be() else None
         with Display(console, budget_s=options.budget_s, started=STARTED) as display:
             from pixelfit.automl import fit
 

@@ -8,14 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pixelfit.cli.arguments import STARTED, DataDirOption, PicturesOption, RunArgument, SourceArgument, TargetOption
+from pixelfit.cli.arguments import (
+    STARTED,
+    AddressOption,
+    DataDirOption,
+    EngineOption,
+    PicturesOption,
+    RunArgument,
+    SourceArgument,
+    TargetOption,
+)
 from pixelfit.cli.printing import console_for, print_assessment
 from pixelfit.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from pixelfit.batch import Totals
+    from pixelfit.data.places import Place
 
 
 def predict(
@@ -24,11 +36,15 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Picture files, folders, tables of paths, archives or .npz files; - for paths on standard input, one a line.",
+            help="Picture files, folders, tables of paths, archives or .npz files; - for paths on standard input, one a line; or "
+            "shards (tar or Parquet files with pictures in them) as a folder, a glob, a list in braces or URLs.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="File to write, .csv or .parquet. Default: CSV on standard output.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="File to write, .csv or .parquet; for shards also a folder. Default: CSV on standard output."
+        ),
     ] = None,
     coverage: Annotated[
         float | None,
@@ -38,17 +54,28 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the unfinished file that an interrupted run left.")
     ] = False,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
 ) -> None:
     """Predict with a finished run's model, a row a picture; one that cannot be read has a row with its error."""
     from pixelfit import batch
+    from pixelfit.data.shards import shards_of
     from pixelfit.data.streams import stream_of
     from pixelfit.display import Display
     from pixelfit.predictor import Predictor
 
+    if out is None and resume:
+        raise OptionError("--resume goes on with the file that --out names: give --out, too.")
+    if address is not None and engine != "ray":
+        raise OptionError("--address is that of a Ray cluster: give --engine ray, too.")
+    shards = None if out is None else shards_of(sources, pictures)
+    if out is not None and shards is not None:
+        _predict_shards(run, shards, out, coverage=coverage, pictures=pictures, resume=resume, engine=engine, address=address)
+        return
+    if engine == "ray":
+        raise OptionError("--engine ray predicts for shards (tar or Parquet files with pictures in them) into --out: give both.")
     if out is not None:
         batch.check_form(out)
-    elif resume:
-        raise OptionError("--resume goes on with the file that --out names: give --out, too.")
     predictor = Predictor.load(run)
     wanted = predictor.usual_coverage(coverage)
     console = console_for(stderr=out is None)
@@ -63,6 +90,35 @@ def predict(
             except KeyboardInterrupt:
                 display.say(f"Interrupted: the same command with --resume goes on with {out}.part.")
                 raise typer.Exit(130) from None
+    _tell_predicted(totals, out, console)
+
+
+def _predict_shards(
+    run: Path,
+    shards: Sequence[Place],
+    out: Path,
+    *,
+    coverage: float | None,
+    pictures: str | None,
+    resume: bool,
+    engine: Literal["local", "ray"],
+    address: str | None,
+) -> None:
+    """Predict for shards into a file, or into a folder of parts."""
+    from pixelfit.display import Display
+    from pixelfit.predictor import Predictor
+    from pixelfit.sharded import engine_of, parts_of, predict_shards
+
+    predictor = Predictor.load(run)
+    parts = parts_of(out, predictor.version, predictor.usual_coverage(coverage), pictures)
+    console = console_for()
+    with Display(console, budget_s=None, started=STARTED, ends="") as display:
+        chosen = engine_of(engine, address, predictor, parts, display)
+        try:
+            totals = predict_shards(predictor, shards, parts, out, resume=resume, engine=chosen, progress=display)
+        except KeyboardInterrupt:
+            display.say(f"Interrupted: the same command with --resume goes on with {parts.folder}.")
+            raise typer.Exit(130) from None
     _tell_predicted(totals, out, console)
 
 

@@ -148,12 +148,18 @@ def _left_by_desktops(name: str) -> bool:
     return PurePosixPath(name).parts[:1] == ("__MACOSX",) or PurePosixPath(name).name == ".DS_Store"
 
 
+def leads_out(name: str) -> bool:
+    """Whether an entry's path would lie outside of the folder into which it is unpacked."""
+    path = name.replace("\\", "/")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return not parts or path.startswith("/") or parts[0].endswith(":") or ".." in parts
+
+
 def _safe(name: str, archive: Path) -> Path:
     """The entry's path below the folder; raises DataError if it leads out of it."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or parts[0].endswith((":", "/")) or ".." in parts:
+    if leads_out(name):
         raise DataError(f"{archive} was not unpacked: its entry {name!r} leads out of the folder.")
-    return Path(*parts)
+    return Path(*PurePosixPath(name.replace("\\", "/")).parts)
 
 
 def _checksum(path: Path, progress: Progress) -> str:

@@ -5,27 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from pixelfit.data.archives import is_archive, unpacked
 from pixelfit.data.arrays import pictures_of_npz, printable_name
+from pixelfit.data.items import Item
+from pixelfit.data.shards import items_of, shards_of
 from pixelfit.data.tables import PICTURE_SUFFIXES, is_table, path_column, path_entries
 from pixelfit.errors import DataError, OptionError
 from pixelfit.progress import Progress
-from pixelfit.types import Array, PictureFile
 from pixelfit.words import number_of
 
 STANDARD_INPUT = "-"
 _ROWS = 1_000  # of a table at once
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture to predict for: a file, an array (H, W, C), or the reason why there is neither."""
-
-    name: str
-    picture: PictureFile | Array | str
 
 
 @dataclass(frozen=True)
@@ -37,11 +29,11 @@ class Stream:
 
 
 def stream_of(given: Sequence[str | Path], *, column: str | None, lines: Iterable[str] | None, progress: Progress) -> Stream:
-    """The pictures of files, folders, tables, archives and ``.npz`` files, in this order; in folders those below, by name.
+    """The pictures of files, folders, tables, archives, ``.npz`` files or shards, in this order; in folders those below, by name.
 
     Args:
-        given: their paths; ``-`` means ``lines``.
-        column: the tables' column of paths, where there are several.
+        given: their paths; ``-`` means ``lines``. Shards (see ``shards_of``) stand alone.
+        column: the tables' column of paths, or the shards' of pictures, where there are several.
         lines: a path a line, as standard input brings them.
         progress: is told how far unpacking is, and what is passed over.
 
@@ -49,6 +41,9 @@ def stream_of(given: Sequence[str | Path], *, column: str | None, lines: Iterabl
         DataError: something is missing, or holds no pictures.
         OptionError: ``column`` is named and none of the sources is a table.
     """
+    shards = shards_of(given, column)
+    if shards is not None:
+        return Stream(lambda: (item for shard in shards for item in items_of(shard, column)), None)
     if column is not None and not any(is_table(Path(each)) for each in given):
         raise OptionError(f"--pictures {column!r} names a column, which only tables have, and none is among the sources.")
     parts = [_part(Path(each), column, progress) if str(each) != STANDARD_INPUT else _typed(lines) for each in given]
@@ -134,9 +129,3 @@ def _lines_in(path: Path) -> int | None:
     with path.open("rb") as file:
         blocks = iter(lambda: file.read(1 << 20), b"")
         return max(1, sum(block.count(b"\n") for block in blocks) - (path.suffix.lower() != ".jsonl"))
-
-
-def in_chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    """So many at a time."""
-    while chunk := list(islice(items, size)):
-        yield chunk

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ _LOOKED_AT = 100  # rows in which paths are looked for
 _MOST_COLUMNS = 10_000  # pandas took more than a minute for two million
 _BLOCK, _LINE_END = 1 << 20, b"\n"
 _HEAD_LINES = 1_000  # that the header of a CSV file and the row below it may take
+_PARQUET_BUFFER = 1 << 20  # bytes
 _PARQUET_ROWS = 256  # at once: a long text that all rows share is kept once in the file, and as often as there are rows in memory
 # A table with more cells than this has something in one of twenty of them, or takes a byte of a file for twenty.
 _FEW_CELLS = 10_000_000
@@ -120,18 +121,26 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _parquet_batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
     try:
-        from pyarrow import parquet
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise _needs_pyarrow(path) from error
-    size, read = path.stat().st_size, 0
     with open_plain(path) as opened:
-        file = parquet.ParquetFile(opened)
-        _check_cells(file.metadata.num_rows, file.metadata.num_columns, most=_CELLS_A_BYTE * size)
-        for batch in file.iter_batches(rows, columns=columns):
-            read += batch.nbytes
-            if read > max(ALWAYS_FINE, MOST_GROWTH * size):
-                raise ValueError(f"it grows to more than {MOST_GROWTH} times its size")
-            yield batch
+        yield from record_batches(opened, path.stat().st_size, columns, rows)
+
+
+def record_batches(stream: IO[bytes], size: int, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
+    """A Parquet file of so many bytes, so many rows at a time; raises ValueError where it grows too much."""
+    from pyarrow import parquet
+
+    # A page at a time, instead of all that a group of rows has of a column.
+    file = parquet.ParquetFile(stream, buffer_size=_PARQUET_BUFFER, pre_buffer=False)
+    _check_cells(file.metadata.num_rows, file.metadata.num_columns, most=_CELLS_A_BYTE * size)
+    read = 0
+    for batch in file.iter_batches(rows, columns=columns):
+        read += batch.nbytes
+        if read > max(ALWAYS_FINE, MOST_GROWTH * size):
+            raise ValueError(f"it grows to more than {MOST_GROWTH} times its size")
+        yield batch
 
 
 def _check_cells(rows: int, columns: int, *, most: int) -> None:

@@ -56,7 +56,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Running:
-    """The trial under way, with its looks at the validation set fold by fold."""
+    """A trial under way, with its looks at the validation set fold by fold."""
 
     number: int
     title: str
@@ -86,7 +86,7 @@ class LiveState:
         self._lock = threading.Lock()
         self._messages: deque[tuple[float, str]] = deque(maxlen=MESSAGES)
         self._counting: tuple[str, int, int] | None = None
-        self._running: Running | None = None
+        self._running: dict[int, Running] = {}
         self._ended: list[Ended] = []
         self._curves: list[Curve] = []  # of the best trials, best first
         self._best: Trial | None = None
@@ -109,42 +109,43 @@ class LiveState:
             self._counting = (title, done, total) if done < total else None
 
     def start_trial(self, number: int, title: str) -> None:
-        """Remember the trial under way; from the first on the search can be stopped."""
+        """Remember a trial under way; from the first on the search can be stopped."""
         self._button.arm()
         with self._lock:
-            self._running = Running(number, title, {})
+            self._running[number] = Running(number, title, {})
 
-    def advance_trial(self, fraction: float, detail: str) -> None:
+    def advance_trial(self, number: int, fraction: float, detail: str) -> None:
         """Remember how far the trial has come."""
         with self._lock:
-            if self._running is not None:
-                self._running = replace(self._running, fraction=fraction, detail=detail)
+            if number in self._running:
+                self._running[number] = replace(self._running[number], fraction=fraction, detail=detail)
 
-    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
+    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
         """Remember a point of the trial's curve."""
         with self._lock:
-            if self._running is not None and math.isfinite(score):
-                self._running.looks.setdefault(fold, []).append(Look(epoch, score))
-                self._running = replace(self._running, folds=folds)
+            if number in self._running and math.isfinite(score):
+                self._running[number].looks.setdefault(fold, []).append(Look(epoch, score))
+                self._running[number] = replace(self._running[number], folds=folds)
 
     def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
         """Remember the trial, with its curve if it is among the best."""
         with self._lock:
-            looks = mean_looks(list(self._running.looks.values())) if self._running is not None else ()
+            running = self._running.pop(trial.number, None)
+            looks = mean_looks(list(running.looks.values())) if running is not None else ()
             if looks and trial.score is not None:
                 self._curves = rank_curves([*self._curves, Curve(trial, looks)])[:CURVES]
             self._ended.append(Ended(trial, self._elapsed()))
-            self._running, self._best = None, best
+            self._best = best
 
     def finish(self, result: Result) -> None:
         """The run has come to its end."""
         with self._lock:
-            self._result, self._running, self._counting = result, None, None
+            self._result, self._running, self._counting = result, {}, None
 
     def fail(self, sentence: str) -> None:
         """The run has ended without a result."""
         with self._lock:
-            self._error, self._running, self._counting = sentence[:_LONGEST], None, None
+            self._error, self._running, self._counting = sentence[:_LONGEST], {}, None
 
     def stop(self) -> bool:
         """End the search as Ctrl-C does; False if there is nothing to stop any more, or not yet."""
@@ -158,7 +159,9 @@ class LiveState:
     def to_json(self) -> Json:
         """Everything that the page shows, of a bounded size."""
         with self._lock:
-            messages, counting, running, best = list(self._messages), self._counting, self._running, self._best
+            messages, counting, best = list(self._messages), self._counting, self._best
+            # Of several the oldest, which has the most to show.
+            running, others = next(iter(self._running.values()), None), len(self._running) - 1
             ended, curves, result, error = list(self._ended), list(self._curves), self._result, self._error
             looks = [list(part) for part in running.looks.values()] if running is not None else []
         elapsed = result.took_s if result is not None else self._elapsed()
@@ -169,7 +172,7 @@ class LiveState:
             "stoppable": self._button.ready,
             "clock": self._clock(elapsed),
             "counting": _counting(counting),
-            "trial": _running(running),
+            "trial": _running(running, others),
             "best": None if best is None else _best(best),
             "counts": _counts(ended),
             "metric": None if metric is None else TITLES[metric],
@@ -233,11 +236,11 @@ def _counting(counting: tuple[str, int, int] | None) -> Json:
     return {"title": title[:_LONGEST], "share": round(done / total, 4)}
 
 
-def _running(running: Running | None) -> Json:
+def _running(running: Running | None, others: int) -> Json:
     if running is None:
         return None
     return {
-        "name": f"#{running.number} {running.title}",
+        "name": f"#{running.number} {running.title}" + (f", and {others} more" if others else ""),
         "fraction": round(running.fraction, 4),
         "detail": running.detail[:_LONGEST],
     }
@@ -322,7 +325,7 @@ def _steps(scores: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _curves(best: Sequence[Curve], running: Running | None, looks: Sequence[Sequence[Look]], metric: str) -> Json:
-    """The running trial's curve, in the fold that it is in, and those of the best trials, each a line of its own."""
+    """A running trial's curve, in the fold that it is in, and those of the best trials, each a line of its own."""
     drawn: list[tuple[str, Sequence[Look]]] = [(f"#{one.trial.number} {one.trial.family}", one.looks) for one in best]
     if running is None or not looks:
         drawn.insert(0, ("", ()))

@@ -6,56 +6,69 @@ import math
 import os
 import pickle
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import psutil
+import torch
 
 from pixelfit.deadline import Deadline
-from pixelfit.environment import memory_limit
+from pixelfit.environment import memory_limit, usable_cores
 from pixelfit.models import FAMILIES
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
-from pixelfit.search.births import Errand, Household, StoreAt, message, packed, unpacked
-from pixelfit.search.engine import LocalEngine, Outcome, Plan, failed
-from pixelfit.search.nursery import Nursery
+from pixelfit.search.births import Household, message
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, divided, failed, is_divided
+from pixelfit.search.memory import Means, as_memory_allows
+from pixelfit.search.nursery import Child, Nursery
 from pixelfit.training.machine import machine
-from pixelfit.training.need import need_of
-from pixelfit.types import Array, Facts, Fold
+from pixelfit.training.parallel import train_on
+from pixelfit.training.passing import StoreAt, packed, unpacked
+from pixelfit.types import Facts, Fold
 
 _LOOK_EVERY_S = 0.25
 _LATE, _LATE_S = 1.5, 10.0  # a trial that takes so many times its seconds, and so many more, hangs
 _OVERDUE = 0.02  # of the budget
-_SMALLEST_BATCH = 4
-_MOST_HALVINGS = 3
-_OVERESTIMATED = 0.5  # what trials of few pictures took, of what they were estimated to take
-_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory", "out of memory", "Unable to allocate")
 
 
 class TrialsApart:
     """Runs trials in children of a process that is started early, so that its imports take no time of the search.
 
-    Where there can be no such process, trials run in this one. ``silent_s`` is how long a trial may be silent;
-    ``most_memory`` bytes may this process and a trial take together; ``nursery`` is the process, if it has begun already,
-    and is ended from here.
+    Where there can be no such process, trials run in this one. ``workers`` is how many trials run side by side, each with
+    its share of the processor; by default one, or one on each GPU. A long training that has nothing beside it is divided
+    over ``ranks`` processes. ``silent_s`` is how long a trial may be silent;
+    ``most_memory`` bytes may this process and its trials take together; ``nursery`` is the process, if it has begun
+    already, and is ended from here.
     """
 
     def __init__(
         self,
         *,
+        workers: int | None = None,
+        ranks: int = 1,
         silent_s: float = 1800.0,
         most_memory: float = math.inf,
         nursery: Nursery | None = None,
     ) -> None:
         self._silent_s, self._most_memory = silent_s, most_memory
         self._nursery = nursery or (Nursery() if Nursery.can_be() else None)
+        self._ranks = ranks
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        self._gpus = Turns(gpus)
+        self.slots = (workers or max(1, gpus)) if self._nursery is not None else 1
+        self.threads = max(1, usable_cores() // self.slots) if self.slots > 1 else 0
         self._has_household = False
         self._here: LocalEngine | None = None
+        self._births = threading.Lock()  # one at a time
+        self._children: set[int] = set()
+        self._over = False
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +82,7 @@ class TrialsApart:
         self._here = LocalEngine(folds, facts, deadline, progress)
         self._store = folds[0].train.store
         if self._nursery is not None:
-            self._at = _at(self._store, self._nursery.memory)
+            self._at = StoreAt.of(self._store) or StoreAt.copied(self._store, self._nursery.memory)
             if not self._nursery.is_ready():
                 note("nursery did not start")
                 self._end()
@@ -77,69 +90,57 @@ class TrialsApart:
     def run(self, plan: Plan) -> Outcome:
         """Run one trial; where its memory does not suffice, once more with half the batch. Failures are recorded."""
         assert self._here is not None
-        begun, room = time.monotonic(), self._room()
-        plan, need = self._planned(plan, room)
-        if need * _OVERESTIMATED > room:
-            why = f"MemoryError: it would take about {need / 1e9:.2f} GB, and there is room for {room / 1e9:.2f} GB"
-            return failed(plan, why, begun)
-        for _ in range(_MOST_HALVINGS):
-            if self._nursery is None:
-                return self._here.run(plan)
-            outcome = self._once(plan)
-            smaller = plan.recipe.batch_size // 2
-            short = outcome.trial.error is not None and any(word in outcome.trial.error for word in _OUT_OF_MEMORY)
-            if not short or smaller < _SMALLEST_BATCH or self._deadline.left() <= 0:
-                return outcome
-            self._progress.say(f"Trial {plan.number} ran out of memory; once more with batches of {smaller}.")
-            for file in [] if plan.kept_in is None else plan.kept_in.glob("checkpoint-*.safetensors"):
-                file.unlink()
-            plan = replace(plan, recipe=replace(plan.recipe, batch_size=smaller))
-        return self._once(plan)
+        plan = plan if plan.threads or self.slots == 1 or plan.alone else replace(plan, threads=self.threads)
+        run = self._here.run if self._nursery is None else self._once
+        if is_divided(plan, self._ranks, self._folds, self._facts):
+            run = self._over_several
+        means = Means(self._folds[0].train, self._facts, self._deadline, self._progress)
+        return as_memory_allows(plan, run, means, room=self._room(1 if plan.alone else self.slots))
 
-    def _planned(self, plan: Plan, room: float) -> tuple[Plan, float]:
-        """The trial with batches that fit into ``room``, as far as that can be told before, and the bytes that it will take."""
-        size = plan.recipe.batch_size
-        try:
-            need = need_of(plan.recipe, self._folds[0].train, self._facts)
-        except Exception as error:  # noqa: BLE001 - the trial boundary: what cannot be built will fail as a trial, too
-            note("memory not planned", error=error, trial=plan.number)
-            return plan, 0.0
-        while need.of(size) > room and need.a_picture and size // 2 >= _SMALLEST_BATCH:
-            size //= 2
-        if size == plan.recipe.batch_size:
-            return plan, need.of(size)
-        told = f"it takes about {need.of(size) / 1e9:.2f} GB"
-        self._progress.say(f"Trial {plan.number} gets batches of {size} for want of memory: {told}.")
-        return replace(plan, recipe=replace(plan.recipe, batch_size=size)), need.of(size)
+    def _over_several(self, plan: Plan) -> Outcome:
+        trainer = partial(train_on, self._ranks)
+        engine = LocalEngine(self._folds, self._facts, self._deadline, self._progress, trainer)
+        return divided(engine.run(plan), self._ranks)
 
-    def _room(self) -> float:
-        """Bytes that a trial may take; on a GPU its own memory counts, which is not planned."""
+    def _room(self, beside: int) -> float:
+        """Bytes that one of so many trials may take; on a GPU its own memory counts, which is not planned."""
         if machine().device != "cpu":
             return math.inf
         shared = 0 if isinstance(self._store, np.memmap) or self._nursery is None else self._store.nbytes
-        return max(0.0, min(self._most_memory, memory_limit()) - _private(os.getpid()) - shared)
+        return max(0.0, min(self._most_memory, memory_limit()) - _private(os.getpid()) - shared) / beside
 
     def _once(self, plan: Plan) -> Outcome:
         begun = time.monotonic()
-        nursery = self._nursery
-        assert nursery is not None
         try:
-            child, connection = self._child(nursery, plan)
-        except OSError as error:  # the nursery itself has ended
-            note("nursery ended", error=error)
-            nursery.again()
-            self._has_household = False
-            if not nursery.is_ready():
-                raise
-            child, connection = self._child(nursery, plan)
-        with connection:
-            outcome, why = self._followed(plan, child, connection, begun)
-        status = nursery.how_it_ended()
+            child = self._born(plan)
+        except OSError as error:
+            return failed(plan, f"ProcessError: no process for the trial could be started: {error}", begun)
+        self._children.add(child.process)
+        with child.connection, self._gpus.one() as gpu:
+            outcome, why = self._followed(plan, child, gpu, begun)
+        status = child.how_it_ended()
+        self._children.discard(child.process)
         if outcome is not None:
             return outcome
         return failed(plan, why or _reason(status), begun)
 
-    def _child(self, nursery: Nursery, plan: Plan) -> tuple[int, Connection]:
+    def _born(self, plan: Plan) -> Child:
+        """A process for the trial, from a new nursery if the old one has ended; OSError if there can be none."""
+        with self._births:
+            nursery = self._nursery
+            if nursery is None or self._over:
+                raise BrokenPipeError("the search is over")
+            try:
+                return self._child(nursery, plan)
+            except OSError as error:  # the nursery itself has ended
+                note("nursery ended", error=error)
+                nursery.again()
+                self._has_household = False
+                if not nursery.is_ready():
+                    raise
+                return self._child(nursery, plan)
+
+    def _child(self, nursery: Nursery, plan: Plan) -> Child:
         if not self._has_household:
             # Not sooner: the machine is measured once this process and that one have loaded everything, and are quiet.
             household = Household(self._folds, self._facts, machine())
@@ -147,39 +148,35 @@ class TrialsApart:
         family = FAMILIES.get(plan.recipe.family)  # a child may know others
         return nursery.child(family.loads if family else ())
 
-    def _followed(self, plan: Plan, child: int, connection: Connection, begun: float) -> tuple[Outcome | None, str | None]:
+    def _followed(self, plan: Plan, child: Child, gpu: int | None, begun: float) -> tuple[Outcome | None, str | None]:
         """The trial's outcome; or None, with the reason if it was ended from here."""
-        heard, told_to_stop = time.monotonic(), False
+        heard, told_to_stop, connection = time.monotonic(), False, child.connection
         try:
-            errand = Errand(replace(plan, is_losing=None), judged=plan.is_losing is not None)
-            connection.send_bytes(packed(errand, self._store))
+            connection.send_bytes(packed((plan, gpu), self._store))
             while True:
                 if connection.poll(_LOOK_EVERY_S):
                     heard = time.monotonic()
                     told: tuple[Any, ...] = unpacked(connection.recv_bytes(), self._store)
                     if told[0] == "outcome":
                         return told[1], None
-                    self._tell(told, plan, connection)
+                    self._tell(told)
                 if self._deadline.interrupted and not told_to_stop:
                     told_to_stop = True
                     connection.send("stop")
-                why = self._fault(plan, child, begun, heard)
+                why = self._fault(plan, child.process, begun, heard)
                 if why is not None:
-                    os.kill(child, signal.SIGKILL)
+                    os.kill(child.process, signal.SIGKILL)
                     return None, why
         except (EOFError, ConnectionError):
             return None, None
 
-    def _tell(self, told: tuple[Any, ...], plan: Plan, connection: Connection) -> None:
+    def _tell(self, told: tuple[Any, ...]) -> None:
         kind, *rest = told
         if kind == "advance":
             self._progress.advance_trial(*rest)
         elif kind == "check":
-            epoch, score, fold, folds = rest
-            self._progress.check_trial(epoch, score, fold=fold, folds=folds)
-        elif kind == "losing?":
-            assert plan.is_losing is not None
-            connection.send(plan.is_losing(*rest))
+            number, epoch, score, fold, folds = rest
+            self._progress.check_trial(number, epoch, score, fold=fold, folds=folds)
         else:
             pass_on(*rest)
 
@@ -195,27 +192,46 @@ class TrialsApart:
         if now - heard > self._silent_s:
             return f"TimeoutError: nothing was heard of the trial for {now - heard:.0f} s, and it was ended"
         if self._most_memory < math.inf:
-            taken = _private(os.getpid()) + _private(child)
-            if taken > self._most_memory:
+            children = {each: _private(each) for each in tuple(self._children)}
+            taken = _private(os.getpid()) + sum(children.values())
+            # Of several trials the largest has to go.
+            if taken > self._most_memory and children.get(child, 0.0) >= max(children.values(), default=0.0):
                 return f"MemoryError: the trial would have taken {taken / 1e9:.2f} GB, more than --memory allows"
         return None
 
     def _end(self) -> None:
+        self._over = True
         if self._nursery is not None:
             self._nursery.end()
             self._nursery = None
 
 
-def _at(store: Array, memory: int) -> StoreAt:
-    """Where the children find the store: in its own file, or in shared memory, into which it is copied."""
-    if isinstance(store, np.memmap) and isinstance(store.filename, (str, os.PathLike)) and store.flags["C_CONTIGUOUS"]:
-        return StoreAt(os.fspath(store.filename), int(store.offset), store.dtype.str, store.shape)
-    with os.fdopen(os.dup(memory), "wb") as out:
-        out.write(np.ascontiguousarray(store).data)
-    return StoreAt(None, 0, store.dtype.str, store.shape)
+class Turns:
+    """Which of so many GPUs a trial is to use: the one that the fewest use."""
+
+    def __init__(self, count: int) -> None:
+        self._users = [0] * count
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[int | None]:
+        """The GPU's number, taken for the block; None where there is none."""
+        if not self._users:
+            yield None
+            return
+        with self._lock:
+            gpu = self._users.index(min(self._users))
+            self._users[gpu] += 1
+        try:
+            yield gpu
+        finally:
+            with self._lock:
+                self._users[gpu] -= 1
 
 
-def _reason(status: int) -> str:
+def _reason(status: int | None) -> str:
+    if status is None:
+        return "ProcessError: the trial's process ended with the one that had started it"
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         if name == "SIGKILL":

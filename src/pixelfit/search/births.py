@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
-import mmap
 import os
 import pickle
 import signal
@@ -17,13 +16,12 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from io import BytesIO
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
-import numpy as np
+import torch
 
 from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
@@ -31,28 +29,12 @@ from pixelfit.runlog import FIELDS, LOGGER
 from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.nursery import LONGEST_ORDER, READY, STATUS
 from pixelfit.training.machine import Machine, hand_down
+from pixelfit.training.passing import StoreAt, packed, unpacked
 from pixelfit.types import Array, Facts, Fold
 
 # Loaded with the first optimiser, which would take each child a second.
 _LATER_OTHERWISE = ("torch._dynamo",)
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
-
-
-@dataclass(frozen=True)
-class StoreAt:
-    """Where the store of pictures lies: in a file of that name, or, without one, in the shared memory that was handed over."""
-
-    name: str | None
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    def open(self, memory: int) -> Array:
-        """The store, mapped; ``memory`` is the shared memory's descriptor."""
-        if self.name is not None:
-            return np.memmap(self.name, self.dtype, "r", self.offset, self.shape)
-        mapped = mmap.mmap(memory, 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -64,62 +46,31 @@ class Household:
     machine: Machine
 
 
-@dataclass(frozen=True)
-class Errand:
-    """One trial to be run; ``judged`` is whether its looks are to be asked about."""
-
-    plan: Plan
-    judged: bool
-
-
-def packed(thing: object, store: Array) -> bytes:
-    """The thing pickled, with a mark in place of the store: both ends are this program."""
-    out = BytesIO()
-
-    class Packer(pickle.Pickler):
-        def persistent_id(self, part: Any) -> str | None:
-            return "store" if part is store else None
-
-    Packer(out, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
-    return out.getvalue()
-
-
-def unpacked(content: bytes, store: Array) -> Any:
-    """What was packed, with this store."""
-
-    class Unpacker(pickle.Unpickler):
-        def persistent_load(self, name: str) -> Array:
-            return store
-
-    return Unpacker(BytesIO(content)).load()
-
-
 def main() -> None:
     """Wait for trials until the other end is gone."""
-    die_with_parent()
+    die_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control, memory = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    control = socket.socket(fileno=int(sys.argv[1]))
     for module in (*_LATER_OTHERWISE, *sys.argv[3:]):
         importlib.import_module(module)
     control.sendall(READY)
     with control.makefile("rb") as incoming:
         at: StoreAt = pickle.loads(_message(incoming))  # noqa: S301 - from the process that started this one
-        store = at.open(memory)
+        store = at.open()
         household: Household = unpacked(_message(incoming), store)
     control.sendall(READY)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for those who wait for the trials
     while True:
-        order, handed, _, _ = socket.recv_fds(control, LONGEST_ORDER, 1)
-        if not handed:
+        order, handed, _, _ = socket.recv_fds(control, LONGEST_ORDER, 2)
+        if len(handed) < 2:
             return
         for module in order.decode().split():  # here, since each child would load it anew
             importlib.import_module(module)
-        child = os.fork()
-        if child == 0:
+        if os.fork() == 0:
             control.close()
-            _be_a_trial(handed[0], household, store)
-        os.close(handed[0])
-        control.sendall(STATUS.pack(child))
-        control.sendall(STATUS.pack(os.waitpid(child, 0)[1]))
+            _wait_for_a_trial(handed[0], handed[1], household, store)
+        for descriptor in handed:
+            os.close(descriptor)
 
 
 def message(content: bytes) -> bytes:
@@ -132,24 +83,42 @@ def _message(incoming: BinaryIO) -> bytes:
     return incoming.read(length)
 
 
-def die_with_parent() -> None:
-    """End this process when the one that started it ends, however that happens."""
-    parent = os.getppid()
+def die_with_parent(parent: int) -> None:
+    """End this process when ``parent``, the one that started it, ends, however that happens."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
+    if os.getppid() != parent:
         os._exit(1)
 
 
+def _wait_for_a_trial(handed: int, told: int, household: Household, store: Array) -> None:
+    """Start a trial, and tell of its end: a process for that alone, so that several trials can run side by side."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    here = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        die_with_parent(here)
+        _be_a_trial(handed, household, store)
+    os.close(handed)
+    try:
+        os.write(told, STATUS.pack(child))
+        os.write(told, STATUS.pack(os.waitpid(child, 0)[1]))
+    except OSError:
+        os._exit(1)  # the other end is gone, and the trial will go with this process
+    os._exit(0)
+
+
 def _be_a_trial(handed: int, household: Household, store: Array) -> None:
-    die_with_parent()
     connection = Connection(handed)
     try:
-        errand: Errand = unpacked(connection.recv_bytes(), store)
+        plan: Plan
+        plan, gpu = unpacked(connection.recv_bytes(), store)
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         hand_down(household.machine)
-        LOGGER.handlers[:] = [_Told(connection)]
+        LOGGER.handlers[:] = [Told(lambda event, fields: connection.send(("note", event, fields)))]
         LOGGER.setLevel(logging.INFO)
         teller = _Teller(connection)
-        plan = replace(errand.plan, is_losing=teller.is_losing if errand.judged else None)
         outcome = LocalEngine(household.folds, household.facts, _Asked(teller), teller).run(plan)
         connection.send_bytes(packed(("outcome", outcome), store))
     except (EOFError, OSError):
@@ -158,26 +127,17 @@ def _be_a_trial(handed: int, household: Household, store: Array) -> None:
 
 
 class _Teller(Silent):
-    """A Progress that tells the search's own process, and asks it whether to go on."""
+    """A Progress that tells the search's own process, and hears from it whether to end."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.is_stopped = False
 
-    def advance_trial(self, fraction: float, detail: str) -> None:
-        self._connection.send(("advance", fraction, detail))
+    def advance_trial(self, number: int, fraction: float, detail: str) -> None:
+        self._connection.send(("advance", number, fraction, detail))
 
-    def check_trial(self, epoch: float, score: float, *, fold: int, folds: int) -> None:
-        self._connection.send(("check", epoch, score, fold, folds))
-
-    def is_losing(self, eighth: int, score: float) -> bool:
-        """Ask; a request to stop may come before the answer."""
-        self._connection.send(("losing?", eighth, score))
-        while True:
-            answer = self._connection.recv()
-            if answer != "stop":
-                return bool(answer)
-            self.is_stopped = True
+    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
+        self._connection.send(("check", number, epoch, score, fold, folds))
 
     def look_for_stop(self) -> bool:
         """Whether the search's process wants this one to end."""
@@ -198,19 +158,20 @@ class _Asked(Deadline):
         return self._teller.look_for_stop()
 
 
-class _Told(logging.Handler):
-    """Sends what is logged to the search's process, whose log it goes into."""
+class Told(logging.Handler):
+    """Tells the search's process what is logged, whose log it goes into."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, tell: Callable[[str, dict[str, Any]], object]) -> None:
         super().__init__()
-        self._connection = connection
+        self._told = tell
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Tell it."""
         fields = dict(getattr(record, FIELDS, {}))
         if record.exc_info is not None and record.exc_info[1] is not None:
             error = record.exc_info[1]
             fields |= {"error": f"{type(error).__name__}: {error}", "traceback": "".join(traceback.format_exception(error))}
-        self._connection.send(("note", record.getMessage(), fields))
+        self._told(record.getMessage(), fields)
 
 
 if __name__ == "__main__":

@@ -20,31 +20,40 @@ from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.runlog import note
+from pixelfit.search.losing import Bar, looks_of
 from pixelfit.training.checkpoint import Checkpoint
-from pixelfit.training.loop import Lesson, Start, Trained, train
+from pixelfit.training.job import Job, Lesson, Monitor, Start, Trained
+from pixelfit.training.loop import train_alone
+from pixelfit.training.machine import with_threads
 from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import REFIT, Examples, Facts, Fold, Forecast, Json, Trial, TrialState
+from pixelfit.types import FULL_LENGTH, REFIT, Examples, Facts, Fold, Forecast, Json, Trial, TrialState
 
 SEEDS_A_RUN = 10_000  # a trial's seed is the run's, times this, and its number
+_WORTH_DIVIDING_S = 30.0  # ranks take some seconds to start
 _LATENCIES = 5
 _TIMED = 64  # pictures, to see how long a prediction takes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A trial to be run: with several folds, a training in each, which share the seconds of ``pace``."""
+    """A trial to be run: with several folds, a training in each, which share the seconds of ``pace``.
+
+    ``alone`` says that nothing else runs beside it, so that it may have the whole machine.
+    """
 
     number: int
     purpose: str
     recipe: Recipe
     pace: Pace
     seed: int
-    is_losing: Callable[[int, float], bool] | None = None  # None: it runs to its end
+    bar: Bar | None = None  # what it must reach on its way; None: it runs to its end
     starts: tuple[Start, ...] = ()  # one a fold, or none for fresh models
     share: float = 1.0  # of the training pictures, drawn at random
     continues: int | None = None  # the trial from whose weights it goes on, if any
     kept_in: Path | None = None  # the folder where its trainings are kept on the way, and gone on from if they are there already
+    alone: bool = False
+    threads: int = 0  # with which it is trained; 0: all that the machine has
 
     def checkpoint(self, fold: int, *, folds: int) -> Checkpoint | None:
         """Where the training of one fold is kept."""
@@ -64,24 +73,44 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Where trials run."""
+    """Where trials run: up to ``slots`` of them side by side, each from a thread of its own, with ``threads`` of the processor.
+
+    With 0 threads a trial has all that its machine has.
+    """
+
+    slots: int
+    threads: int
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial. A failure is recorded with its error and does not leave this function."""
 
 
-class LocalEngine:
-    """Runs trials in this process."""
+class Trainer(Protocol):
+    """Does a training: in this process, or divided over several."""
 
-    def __init__(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
+    def __call__(
+        self, job: Job, *, monitor: Monitor, stopped: Callable[[], bool], checkpoint: Checkpoint | None = None
+    ) -> Trained:
+        """See ``train``."""
+
+
+class LocalEngine:
+    """Runs trials in this process, one at a time; ``trainer`` does their trainings."""
+
+    slots, threads = 1, 0
+
+    def __init__(
+        self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress, trainer: Trainer = train_alone
+    ) -> None:
         self._folds, self._facts = folds, facts
-        self._deadline, self._progress = deadline, progress
+        self._deadline, self._progress, self._trainer = deadline, progress, trainer
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial. A failure is recorded with its error and does not leave this function."""
         begun = time.monotonic()
         try:
-            return self._run(plan, begun)
+            with with_threads(plan.threads):
+                return self._run(plan, begun)
         except Exception as error:  # noqa: BLE001 - the trial boundary: whatever a recipe does, the search goes on
             note("trial failed", error=error, trial=plan.number)
             return failed(plan, f"{type(error).__name__}: {error}".split("\n")[0], begun)
@@ -130,6 +159,7 @@ class LocalEngine:
             replans=first.replans,
             out_of_time_at=first.out_of_time_at,
             best_at_step=first.best_at_step,
+            looks=looks_of(first),
         )
         return Outcome(trial, _mean_history(trained), tuple(models), forecast)
 
@@ -147,16 +177,9 @@ class LocalEngine:
                 pace = replace(pace, seconds=pace.seconds / left)
             lesson = Lesson(fold.train, fold.validation, self._facts)
             watch = _Watch(plan, self._progress, place, len(self._folds))
-            trained = train(
-                plan.recipe,
-                lesson if plan.share == 1.0 else _smaller(lesson, plan.share, plan.seed),
-                seed=plan.seed,
-                pace=pace,
-                monitor=watch,
-                stopped=lambda: self._deadline.interrupted,
-                start=plan.starts[place] if plan.starts else None,
-                checkpoint=plan.checkpoint(place, folds=len(self._folds)),
-            )
+            lesson = lesson if plan.share == 1.0 else _smaller(lesson, plan.share, plan.seed)
+            job = Job(plan.recipe, lesson, plan.seed, pace, plan.starts[place] if plan.starts else Start())
+            trained = self._train(job, watch, plan.checkpoint(place, folds=len(self._folds)))
             done.append(trained)
             if trained.state != "complete":
                 break
@@ -165,15 +188,9 @@ class LocalEngine:
     def _refitted(self, plan: Plan, begun: float) -> Outcome:
         """A training on all development pictures."""
         (fold,) = self._folds
-        trained = train(
-            plan.recipe,
-            Lesson(Examples.joined([fold.train, fold.validation]), None, self._facts),
-            seed=plan.seed,
-            pace=plan.pace,
-            monitor=_Watch(plan, self._progress, 0, 1),
-            stopped=lambda: self._deadline.interrupted,
-            start=plan.starts[0],
-        )
+        lesson = Lesson(Examples.joined([fold.train, fold.validation]), None, self._facts)
+        job = Job(plan.recipe, lesson, plan.seed, plan.pace, plan.starts[0])
+        trained = self._train(job, _Watch(plan, self._progress, 0, 1))
         trained.model.module.cpu()
         return Outcome(replace(_record(plan, trained.state, begun), steps=trained.steps), [], (trained.model,))
 
@@ -181,14 +198,11 @@ class LocalEngine:
         """One fit on all pictures, by a family that predicts those of each fold by itself."""
         sizes = [len(fold.validation) for fold in self._folds]
         everything = Examples.joined([fold.validation for fold in self._folds])
-        return train(
-            plan.recipe,
-            Lesson(everything, None, self._facts, np.repeat(np.arange(len(sizes)), sizes)),
-            seed=plan.seed,
-            pace=plan.pace,
-            monitor=_Watch(plan, self._progress, 0, 1),
-            stopped=lambda: self._deadline.interrupted,
-        )
+        lesson = Lesson(everything, None, self._facts, np.repeat(np.arange(len(sizes)), sizes))
+        return self._train(Job(plan.recipe, lesson, plan.seed, plan.pace), _Watch(plan, self._progress, 0, 1))
+
+    def _train(self, job: Job, watch: Monitor, checkpoint: Checkpoint | None = None) -> Trained:
+        return self._trainer(job, monitor=watch, stopped=lambda: self._deadline.interrupted, checkpoint=checkpoint)
 
     def _outputs(self, trained: Sequence[Trained]) -> tuple[list[torch.Tensor], float]:
         """The raw outputs for each fold's validation pictures, and the milliseconds that the trial's models take a picture."""
@@ -209,6 +223,18 @@ class LocalEngine:
         return outputs, len(trained) * predict_ms
 
 
+def divided(outcome: Outcome, ranks: int) -> Outcome:
+    """The outcome of a trial whose training was divided."""
+    return replace(outcome, trial=replace(outcome.trial, ranks=ranks))
+
+
+def is_divided(plan: Plan, ranks: int, folds: Sequence[Fold], facts: Facts) -> bool:
+    """Whether a trial is trained on several ranks: one that has nothing beside it, is long, and can be divided so."""
+    if ranks == 1 or not plan.alone or plan.purpose not in (FULL_LENGTH, REFIT) or plan.pace.seconds < _WORTH_DIVIDING_S:
+        return False
+    return Job(plan.recipe, Lesson(folds[0].train, None, facts), plan.seed, plan.pace).most_ranks >= ranks
+
+
 def failed(plan: Plan, error: str, begun: float) -> Outcome:
     """The record of a trial that came to nothing."""
     return Outcome(replace(_record(plan, "failed", begun), error=error), [])
@@ -218,7 +244,7 @@ def _record(plan: Plan, state: TrialState, begun: float) -> Trial:
     """What is known of a trial whatever became of it."""
     return Trial(
         plan.number, plan.recipe.family, plan.purpose, plan.recipe.to_json(), state, plan.seed,
-        seconds=time.monotonic() - begun, continues=plan.continues, share=plan.share,
+        seconds=time.monotonic() - begun, continues=plan.continues, share=plan.share, threads=plan.threads,
     )  # fmt: skip
 
 
@@ -255,21 +281,23 @@ def latency_ms(model: Model, examples: Examples) -> float:
 
 
 class _Watch:
-    """Passes a training's progress on to the display, and its scores to the study."""
+    """Passes a training's progress on to the display, and ends it if it is losing."""
 
     def __init__(self, plan: Plan, progress: Progress, fold: int, folds: int) -> None:
         self._plan, self._progress, self._fold, self._folds = plan, progress, fold, folds
+        self._best = math.inf
 
     def on_progress(self, fraction: float, detail: str) -> None:
         of = f"fold {self._fold + 1} of {self._folds}, " if self._folds > 1 else ""
-        self._progress.advance_trial((self._fold + fraction) / self._folds, f"{of}{detail}")
+        self._progress.advance_trial(self._plan.number, (self._fold + fraction) / self._folds, f"{of}{detail}")
 
     def on_look(self, check: Check) -> None:
-        self._progress.check_trial(check.epoch, check.score, fold=self._fold, folds=self._folds)
+        self._best = min(self._best, check.score)
+        self._progress.check_trial(self._plan.number, check.epoch, check.score, fold=self._fold, folds=self._folds)
 
     def on_check(self, fraction: float, score: float) -> bool:
         self.on_progress(fraction, f"validation score {score:.4g}")
         # Trainings differ in how often they are looked at, so that what counts is where on its way this one stands. The
-        # study hears of the first fold alone: what has come through that is trained in the others too.
-        judged = self._plan.is_losing if self._fold == 0 else None
-        return judged is not None and judged(round(MOST_LOOKS * fraction), score)
+        # first fold alone is judged: what has come through that is trained in the others too.
+        bar = self._plan.bar if self._fold == 0 else None
+        return bar is not None and bar.is_losing(round(MOST_LOOKS * fraction), self._best)

@@ -16,7 +16,7 @@ from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import SEEDS_A_RUN, Engine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
 from pixelfit.search.searching import Limits, after_s, most_remembered, most_views_ms
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
 from pixelfit.types import DISTILLED, Facts, Splits, Trial
 
@@ -72,6 +72,7 @@ class Finish:
             Pace(self.deadline.left(), most_epochs=3 * recipe.epochs, steps=self.limits.steps),
             seed=self.limits.seed * SEEDS_A_RUN + number,
             starts=(Start(targets=lessons),),
+            alone=True,
         )
         outcome = self.engine.run(plan)
         self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)

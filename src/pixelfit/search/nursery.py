@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Self
 
@@ -16,6 +17,22 @@ from pixelfit.threads import spin_briefly
 STATUS = struct.Struct("i")
 READY = b"r"
 LONGEST_ORDER = 1024  # bytes
+_LOADING_S = 300.0  # at most, for libraries
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process for one trial, and the connection to it."""
+
+    process: int
+    connection: Connection
+    status: socket.socket
+
+    def how_it_ended(self) -> int | None:
+        """Wait for its end: the status that ``os.waitpid`` gives; None if the nursery ended, and it with it."""
+        with self.status:
+            answer = self.status.recv(STATUS.size)
+        return int(STATUS.unpack(answer)[0]) if len(answer) == STATUS.size else None
 
 
 class Nursery:
@@ -53,35 +70,52 @@ class Nursery:
             self.memory = -1
 
     def is_ready(self) -> bool:
-        """Wait until it has loaded everything; False if it could not."""
-        return self._control.recv(1) == READY
+        """Wait until it has loaded everything; False if it could not, or not within some minutes."""
+        try:
+            return self._control.recv(1) == READY
+        except OSError:  # also that the time is up
+            return False
 
     def takes(self, household: bytes) -> bool:
         """Give it what all trials share; False if it could not take that."""
-        self._control.sendall(household)
-        return self._control.recv(1) == READY
+        try:
+            self._control.sendall(household)
+            return self._control.recv(1) == READY
+        except OSError:
+            return False
 
-    def child(self, modules: Sequence[str] = ()) -> tuple[int, Connection]:
-        """A child's process and the connection to it; the nursery loads the modules before. OSError if it has died."""
+    def child(self, modules: Sequence[str] = ()) -> Child:
+        """A child; the nursery loads the modules before. Not from two threads at once. OSError if the nursery has died."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [f"{' '.join(modules)}\n".encode()], [theirs.fileno()])
-        answer = self._control.recv(STATUS.size)
+        status, end = socket.socketpair()
+        with theirs, end:
+            socket.send_fds(self._control, [f"{' '.join(modules)}\n".encode()], [theirs.fileno(), end.fileno()])
+        status.settimeout(_LOADING_S)
+        try:
+            answer = status.recv(STATUS.size)
+        except TimeoutError:
+            answer = b""
+        status.settimeout(None)
         if len(answer) < STATUS.size:
             ours.close()
+            status.close()
             raise BrokenPipeError("the process that starts trials has ended")
-        return int(STATUS.unpack(answer)[0]), Connection(ours.detach())
-
-    def how_it_ended(self) -> int:
-        """The status with which the latest child ended, as ``os.waitpid`` gives it."""
-        return int(STATUS.unpack(self._control.recv(STATUS.size))[0])
+        return Child(int(STATUS.unpack(answer)[0]), Connection(ours.detach()), status)
 
     def _begin(self) -> None:
         self._control, theirs = socket.socketpair()
+        self._control.settimeout(_LOADING_S)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         spin_briefly(environment)
         with theirs:
-            words = ["-P", "-m", "pixelfit.search.births", str(theirs.fileno()), str(self.memory), *self._preload]
+            words = [
+                "-P",
+                "-m",
+                "pixelfit.search.births",
+                str(theirs.fileno()),
+                str(os.getpid()),
+                *self._preload,
+            ]
             self._process = subprocess.Popen(
                 [sys.executable, *words],
                 pass_fds=[theirs.fileno(), self.memory],

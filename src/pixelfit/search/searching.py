@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pixelfit import metrics
 from pixelfit.deadline import Deadline
@@ -18,9 +20,10 @@ from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.earlier import Earlier
 from pixelfit.search.engine import SEEDS_A_RUN, Engine, LocalEngine, Plan
+from pixelfit.search.side_by_side import SideBySide
 from pixelfit.search.space import Space
 from pixelfit.search.stages import Limits, Stages
-from pixelfit.search.study import Study
+from pixelfit.search.study import Asked, Study
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
@@ -33,6 +36,8 @@ _RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metri
 _VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
 _REMEMBERED_SHARE = 0.01  # of the budget, at most, to look at the training pictures that the final model remembers
 _FEWEST_REMEMBERED = 100
+AHEAD = 2  # times as many trials as run side by side may be planned before the first of them has ended
+_OVER = "over"
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 
 
@@ -60,12 +65,14 @@ class Search:
         recipe, most_ms = self.space.baseline(), self.limits.latency_ms
         pace = Pace(most_epochs=recipe.epochs, steps=self.limits.steps)
         engine = LocalEngine(self.splits.folds, self.facts, self.deadline, self.progress)
-        trial = self._tried(Plan(0, BASELINE, recipe, pace, seed=self.limits.seed * SEEDS_A_RUN), engine)
+        begun = self._begun(Plan(0, BASELINE, recipe, pace, seed=self.limits.seed * SEEDS_A_RUN))
+        trial = begun if isinstance(begun, Trial) else self._run(begun, engine)
         if (trial.latency_ms or 0.0) > most_ms:
             raise SearchError(
                 f"No model answers within --max-latency {most_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
             )
-        self._rank([trial])
+        self.folder.write_leaderboard([trial], self.facts.metric, {})
+        self._show([trial])
         return trial
 
     def trials(self, engine: Engine, *, after: Trial) -> tuple[Trial, ...]:
@@ -80,47 +87,86 @@ class Search:
             "began_s": deadline.elapsed(),
             "flops": machine().flops,
             "slowed": 1.0 if deadline.budget_s is None else round(slowed_by_others(), 2),
+            "slots": engine.slots,
         }
         deadline.slowed_by(record.get("slowed", 1.0))  # which runs of older versions do not tell
         folder.write_search({**record, "over": False})
+        slots = int(record.get("slots", 1))
         study = Study(folder.study_file, self.space, seed=limits.seed)
         costs = CostModel(facts.spec, record["flops"], len(splits.folds))
         stages = Stages(
             self.space, study, costs, deadline, limits, limits.seed, splits, facts, folder, self.progress,
-            began=record["began_s"], trials=[after],
+            began=record["began_s"], slots=slots, planned=1, trials=[after],
         )  # fmt: skip
         earlier, plans = Earlier(folder, deadline, self.progress), stages.plans()
-        while True:
-            deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
-            with earlier.time_of(len(stages.trials)):
-                plan, asked = next(plans, (None, None))
-            if plan is None:
-                break
-            trial = self._tried(plan, engine)
-            stages.trials.append(trial)
-            costs.learn(Recipe.from_json(trial.recipe), trial)
-            if asked is not None:
-                study.tell(asked, trial.score, pruned=trial.state == "pruned")
-            self._rank(stages.trials)
+        asked_of: dict[int, Asked | None] = {}
+
+        def know(trials: Sequence[Trial]) -> None:
+            for trial in trials:
+                stages.trials.append(trial)
+                costs.learn(Recipe.from_json(trial.recipe), trial)
+                asked = asked_of.pop(trial.number)
+                if asked is not None:
+                    study.tell(asked, trial.score, pruned=trial.state == "pruned", looks=trial.looks)
+
+        board = Sparingly(lambda ended: folder.write_leaderboard(ended, facts.metric, {}))
+
+        def show(ended: Sequence[Trial]) -> None:
+            board(ended)
+            self._show(ended)
+
+        with SideBySide(engine.slots, partial(self._run, engine=engine), show, first=after) as side_by_side:
+            while True:
+                side_by_side.wait_for_slot()
+                deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
+                with earlier.time_of(stages.planned):
+                    step = next(plans, _OVER)
+                if isinstance(step, str):
+                    break
+                if step is None:
+                    know(side_by_side.until(stages.planned))
+                    continue
+                plan, asked_of[stages.planned] = step
+                stages.planned += 1
+                side_by_side.begin(self._begun(plan))
+                # What has to have ended by now, whatever has: so the same is decided each time.
+                know(side_by_side.until(stages.planned - (0 if slots == 1 else AHEAD * slots - 1)))
+            know(side_by_side.until(stages.planned))
+        folder.write_leaderboard(stages.trials, facts.metric, {})
         folder.write_search({**record, "over": not deadline.interrupted})
         return tuple(stages.trials)
 
-    def _tried(self, plan: Plan, engine: Engine) -> Trial:
-        """A trial, run and written down, or as an earlier process left it."""
+    def _begun(self, plan: Plan) -> Plan | Trial:
+        """The plan, written down, as it is to be run now; or the trial, as an earlier process left it."""
         self.progress.start_trial(plan.number, f"{plan.recipe.family}, {plan.purpose}")
         earlier = Earlier(self.folder, self.deadline, self.progress)
-        trial = earlier.trial(plan.number)
-        if trial is None:
-            outcome = engine.run(earlier.begin(plan))
-            trial = outcome.trial
-            self.folder.write_trial(trial, outcome.history, outcome.models, outcome.validation)
-        return trial
+        return earlier.trial(plan.number) or earlier.begin(plan)
 
-    def _rank(self, trials: Sequence[Trial]) -> None:
-        """Write the leaderboard, and show how the latest trial ended."""
-        self.folder.write_leaderboard(trials, self.facts.metric, {})
+    def _run(self, plan: Plan, engine: Engine) -> Trial:
+        """A trial, run and written down."""
+        outcome = engine.run(plan)
+        self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)
+        return outcome.trial
+
+    def _show(self, trials: Sequence[Trial]) -> None:
+        """Show how the latest of these trials ended."""
         best = rank(trials)[0]
         self.progress.end_trial(trials[-1], best=best if best.score is not None else None)
+
+
+class Sparingly:
+    """Writes the leaderboard after a trial, but for a twentieth of the time at most: of 10,000 trials it is a megabyte."""
+
+    def __init__(self, write: Callable[[Sequence[Trial]], None]) -> None:
+        self._write, self._next = write, 0.0
+
+    def __call__(self, trials: Sequence[Trial]) -> None:
+        """Write, if enough time has gone by."""
+        begun = time.monotonic()
+        if begun >= self._next:
+            self._write(trials)
+            ended = time.monotonic()
+            self._next = ended + 19 * (ended - begun)
 
 
 def after_s(splits: Splits, facts: Facts, budget_s: float | None) -> float:

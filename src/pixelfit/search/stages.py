@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,11 +25,12 @@ from pixelfit.search.gains import (
     snapshots_pay,
     time_exponent,
 )
+from pixelfit.search.losing import bar
 from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, pays, seconds_to_refit, share_without
 from pixelfit.search.space import Space
 from pixelfit.search.study import Asked, Study
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Augmentation, Recipe
 from pixelfit.types import FULL_LENGTH, SIZES, SNAPSHOT, Array, Facts, Json, Splits, Trial
@@ -55,6 +57,10 @@ _MOST_LENGTHS = 6.0  # times the recipe's own epochs, at most
 _TRIES = 8  # recipes that the sampler may propose until one is fast enough
 
 
+# A trial to be run, and the study's question that it answers; None: nothing more can be decided until all under way have ended.
+Step: TypeAlias = tuple[Plan, Asked | None] | None
+
+
 @dataclass(frozen=True)
 class Limits:
     """What bounds a search besides the clock.
@@ -72,7 +78,12 @@ class Limits:
 
 @dataclass
 class Stages:
-    """A search under way: its means, the trials so far, and from them what to try next."""
+    """A search under way: its means, the trials so far, and from them what to try next.
+
+    ``trials`` are those that have ended, without gaps; ``planned`` of them have been given out, so that the others are under
+    way: at most ``slots``, and as many that have ended early and wait for an older one. What is decided follows from the
+    trials that had to have ended by then and the clock alone, so that it can be decided again.
+    """
 
     space: Space
     study: Study
@@ -89,20 +100,24 @@ class Stages:
     refit_s: float = 0.0  # kept for training the final members again
     sizes_s: float = 0.0  # kept for the learning curve over the number of pictures
     futile: bool = False  # whether the sampler proposes nothing that is fast enough
+    slots: int = 1  # trials side by side
+    planned: int = 0
     trials: list[Trial] = field(default_factory=list)
 
-    def plans(self) -> Iterator[tuple[Plan, Asked | None]]:
-        """What to try next, decided anew after each trial, until the trials or the time run out."""
+    def plans(self) -> Iterator[Step]:
+        """What to try next, decided anew as trials end, until the trials or the time run out."""
         known = self._known_good()
         least_s = self._fit_slice(known[0][0])
         if self.space.backbone is not None and not self._done():
             # First, since nothing else gives so good a model of a few hundred photographs within seconds.
             recipe, answers = self.space.known_good({"family": "frozen"})
-            yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
+            yield self._plan(recipe, "portfolio", self.slice_s, 1.0, alone=True), self.study.ask(answers)
+            yield from self._all_ended()
             # Trees on the same features, where computing these again takes little of the time.
             if self.trials[-1].seconds <= _LONGEST_SLICE_SHARE * self._whole() and not self._done():
                 recipe, answers = self.space.known_good({"family": "frozen_trees"})
-                yield self._plan(recipe, "portfolio", self.slice_s, 1.0), self.study.ask(answers)
+                yield self._plan(recipe, "portfolio", self.slice_s, 1.0, alone=True), self.study.ask(answers)
+                yield from self._all_ended()
         yield from self._probe(known[0][0], least_s)
         known = self._known_good()
         self._fit_slice(known[0][0])  # again, since the probe may have shown that the machine is slower than it seemed
@@ -114,19 +129,37 @@ class Stages:
         # Where there is time for one training only, it is the best bet's, at full length.
         if _FIRST_ROUND_SHARE * self._whole() >= 2 * max(self.slice_s, _FIRST_STEPS * self.costs.step_s(known[0][0])):
             yield from self._first_round(known)
+            yield from self._all_ended()
         yield from self._second_round()
+        yield from self._all_ended()
         yield from self._tuning()
+        yield from self._all_ended()
         while not self._done() and self._finding_pays():
             yield from self._sampled()
+        yield from self._all_ended()
         self.futile = False  # the finals are known to be fast enough
-        yield from self._finals(known)
-        yield from self._best_bet(known[0][0])
-        yield from self._fewer_pictures()
-        yield from self._worth_of_more_pictures()
+        for stage in (
+            self._finals(known),
+            self._best_bet(known[0][0]),
+            self._fewer_pictures(),
+            self._worth_of_more_pictures(),
+        ):
+            yield from stage
+            yield from self._all_ended()
         while not self._done():
-            yield from self._sampled()
-            if self._latest_leads() and not self._done():
-                yield self._onward(self.trials[-1], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+            before = self.planned
+            while self.planned - before < self.slots and not self._done():
+                yield from self._sampled()
+            yield from self._all_ended()
+            leader = self._leads_since(before)
+            if leader is not None and not self._done():
+                yield self._onward(leader, FULL_LENGTH, self.left(), _MOST_LENGTHS, alone=True), None
+                yield from self._all_ended()
+
+    def _all_ended(self) -> Iterator[Step]:
+        """Wait for the trials under way, since what comes next depends on all of them."""
+        if len(self.trials) < self.planned:
+            yield None
 
     def _fit_slice(self, best_bet: Recipe) -> float:
         """Choose the time of a short training such that the best bet fits into it; the seconds that this takes at least."""
@@ -136,13 +169,14 @@ class Stages:
         self.slice_s = max(_LEAST_SLICE_S, _SLICE_SHARE * self._whole(), slice_s)
         return least_s
 
-    def _probe(self, best_bet: Recipe, least_s: float) -> Iterator[tuple[Plan, None]]:
+    def _probe(self, best_bet: Recipe, least_s: float) -> Iterator[Step]:
         """The best bet without augmentation, whose model says which changes of pictures leave the target alone."""
         decision = safety.as_usual(self.space.changes, "there was too little time for a probe")
         if not self.space.changes.chosen and self._can_probe(least_s):
             recipe = replace(best_bet, augmentation=Augmentation())
             seconds = min(self.slice_s, _PROBE_SHARE * self._whole())
-            yield self._plan(recipe, safety.PROBE, seconds, 1.0), None
+            yield self._plan(recipe, safety.PROBE, seconds, 1.0, alone=True), None
+            yield from self._all_ended()
             folds = self.splits.folds
             decision = safety.decided(self.space.changes, self.trials[-1], self.trials[0], self.folder, folds, self.facts)
             self.space = replace(self.space, changes=decision.changes)
@@ -158,7 +192,7 @@ class Stages:
             return self.limits.trials >= _TRIALS_WITH_PROBE
         return max(_LEAST_SLICE_S, least_s) <= _PROBE_SHARE * self._whole()
 
-    def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
+    def _counted(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[Step]:
         """A known number of trials: the portfolio, then sampled recipes, each with an even share of the time."""
         for recipe, answers in known:
             if self._done():
@@ -167,9 +201,9 @@ class Stages:
         while not self._done():
             yield from self._sampled()
 
-    def _first_round(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
+    def _first_round(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[Step]:
         """A short training of each recipe of the portfolio, as far as the time goes."""
-        room = int(_FIRST_ROUND_SHARE * self._whole() / self.slice_s)
+        room = self.slots * int(_FIRST_ROUND_SHARE * self._whole() / self.slice_s)
         skipped = 0
         for recipe, answers in known[:room]:
             if self._done():
@@ -181,7 +215,7 @@ class Stages:
         if skipped:
             self.progress.say(f"{skipped} of the portfolio's recipes are too slow for a trial of {self.slice_s:.0f} s.")
 
-    def _second_round(self) -> Iterator[tuple[Plan, Asked | None]]:
+    def _second_round(self) -> Iterator[Step]:
         """The best of the first round once more, longer: successive halving (Jamieson & Talwalkar 2016).
 
         The portfolio's first recipe goes on in any case, since short trainings favour nets that learn fast and not far. On
@@ -201,7 +235,7 @@ class Stages:
                 return
             yield self._onward(trial, "second round", _SURVIVES * self.slice_s, _SURVIVES), None
 
-    def _tuning(self) -> Iterator[tuple[Plan, None]]:
+    def _tuning(self) -> Iterator[Step]:
         """The pretrained backbone trained on, where its features as they are do as well as any model from scratch."""
         frozen = next((trial for trial in self.trials if trial.family == "frozen" and trial.score is not None), None)
         if frozen is None or self._done():
@@ -209,7 +243,7 @@ class Stages:
         best = rank(self.trials)[0]
         recipe, seconds = self.space.tuned(), _TUNING_SHARE * self.left()
         if not metrics.clearly_worse(self._losses(frozen), self._losses(best)) and self._affordable(recipe, seconds):
-            yield self._plan(recipe, FULL_LENGTH, seconds, 1.0), None
+            yield self._plan(recipe, FULL_LENGTH, seconds, 1.0, alone=True), None
 
     def _had_its_chance(self, trial: Trial, others: Sequence[Trial]) -> bool:
         """Whether another is clearly better that saw the pictures no more often, or as good after a third of the epochs.
@@ -232,7 +266,7 @@ class Stages:
     def _losses(self, trial: Trial) -> Array:
         return metrics.row_losses(self.facts, self.splits.validation.targets, self.folder.validation_predictions(trial))
 
-    def _finals(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[tuple[Plan, Asked | None]]:
+    def _finals(self, known: Sequence[tuple[Recipe, Mapping[str, Json]]]) -> Iterator[Step]:
         """The best recipe for a third of the time or all its epochs; then it alone for the rest, or several models to average.
 
         What decides is how fast its score still falls with time: averaging models of equal length is worth a known
@@ -244,43 +278,52 @@ class Stages:
             slow = [_recipe(trial) for trial in self.trials if (trial.latency_ms or 0.0) > self.limits.latency_ms]
             affordable = [recipe for recipe, _ in known if recipe not in slow and self._affordable(recipe, self.left())]
             if affordable and not self._done():
-                yield self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+                yield self._plan(affordable[0], FULL_LENGTH, self.left(), _MOST_LENGTHS, alone=True), None
             return
         if self._done():
             return
         contenders = self._contenders(ranked)
         length_s = min(self.left() / 3, _FINAL_LENGTHS * self._all_epochs_s(_recipe(contenders[0])))
-        yield self._onward(contenders[0], FULL_LENGTH, length_s, _MOST_LENGTHS), None
+        before, first = self.planned, min(self.slots, _MOST_FINALS)
+        for place in range(first):  # those side by side cost no time, and will be averaged if they are no worse
+            yield self._final(contenders, place, length_s), None
+        yield from self._all_ended()
         if self._exponent(FULL_LENGTH) > AVERAGING_EXPONENT:
-            if not self._done():
-                longest = self.trials[-1] if self.trials[-1].state == "complete" else contenders[0]
-                yield self._onward(longest, FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+            longest = [trial for trial in self.trials[before:] if trial.state == "complete"] or contenders[:1]
+            for trial in longest:
+                if not self._done():
+                    yield self._onward(trial, FULL_LENGTH, self.left(), _MOST_LENGTHS, alone=len(longest) == 1), None
             return
-        leader = self.trials[-1]
-        for place in range(1, _MOST_FINALS):
+        leader = self.trials[before]
+        for place in range(first, _MOST_FINALS):
             if self.left() < length_s / 2 or self._done():
                 break
-            if place < len(contenders):
-                yield self._onward(contenders[place], FULL_LENGTH, self._even(length_s), _MOST_LENGTHS), None
-            else:  # from scratch, since a second model from the same weights would err where the first one does
-                recipe = _recipe(contenders[place % len(contenders)])
-                yield self._plan(recipe, FULL_LENGTH, self._even(length_s), _MOST_LENGTHS), None
-            if place == 1:
+            yield self._final(contenders, place, self._even(length_s)), None
+            if self.slots == 1 and place == 1:  # a chain of snapshots would leave the other slots idle
                 yield from self._snapshots(leader, self.trials[-1])
+        yield from self._all_ended()
         # What is left is too short for another model, but not for another look at this one.
         if leader.state == "complete" and self.left() > _LEAST_SNAPSHOT * leader.seconds and not self._done():
             yield self._snapshot(leader, self.left()), None
 
-    def _best_bet(self, recipe: Recipe) -> Iterator[tuple[Plan, None]]:
+    def _final(self, contenders: Sequence[Trial], place: int, seconds: float) -> Plan:
+        """The final of this place: each contender's once, then again."""
+        if place < len(contenders):
+            return self._onward(contenders[place], FULL_LENGTH, seconds, _MOST_LENGTHS, alone=self.slots == 1)
+        # From scratch, since a second model from the same weights would err where the first one does.
+        recipe = _recipe(contenders[place % len(contenders)])
+        return self._plan(recipe, FULL_LENGTH, seconds, _MOST_LENGTHS)
+
+    def _best_bet(self, recipe: Recipe) -> Iterator[Step]:
         """The portfolio's first recipe at full length, if it was too slow for a short training and there is time for it now.
 
         On a machine that was busy at the start, and so seemed slow, two minutes on 4,000 digits ended after one without it.
         """
         tried = any(trial.recipe == recipe.to_json() for trial in self.trials)
         if not tried and not self._done() and self._affordable(recipe, self.left()):
-            yield self._plan(recipe, FULL_LENGTH, self.left(), _MOST_LENGTHS), None
+            yield self._plan(recipe, FULL_LENGTH, self.left(), _MOST_LENGTHS, alone=True), None
 
-    def _snapshots(self, leader: Trial, fresh: Trial) -> Iterator[tuple[Plan, None]]:
+    def _snapshots(self, leader: Trial, fresh: Trial) -> Iterator[Step]:
         """The leader's weights trained on, from the full learning rate down again, and so on as long as that pays.
 
         Each such cycle leaves a model to average (Huang et al. 2017, arXiv:1704.00109). Trained on 20,000 digits of MNIST,
@@ -298,9 +341,9 @@ class Stages:
         """The leader's weights, or those of its latest snapshot, trained on for so long."""
         snapshots = [trial for trial in self.trials if trial.purpose == SNAPSHOT and trial.state == "complete"]
         latest = snapshots[-1] if snapshots else leader
-        return self._from(latest, self._plan(_recipe(leader), SNAPSHOT, seconds, _MOST_LENGTHS))
+        return self._from(latest, self._plan(_recipe(leader), SNAPSHOT, seconds, _MOST_LENGTHS, alone=True))
 
-    def _onward(self, trial: Trial, purpose: str, seconds: float, lengths: float) -> Plan:
+    def _onward(self, trial: Trial, purpose: str, seconds: float, lengths: float, *, alone: bool = False) -> Plan:
         """The trial's recipe again and longer, from the trial's weights where the time is too short for all its epochs.
 
         The learning rate goes through its whole cycle again (warm restarts: Loshchilov & Hutter 2017, arXiv:1608.03983).
@@ -308,7 +351,7 @@ class Stages:
         epochs and 3 more from those weights; 0.267 after 3 from scratch, 0.232 after 4.9 from scratch (one seed).
         """
         recipe = _recipe(trial)
-        plan = self._plan(recipe, purpose, seconds, lengths)
+        plan = self._plan(recipe, purpose, seconds, lengths, alone=alone)
         if plan.pace.steps is not None or lengths * self._all_epochs_s(recipe) <= plan.pace.seconds:
             return plan
         return self._from(trial, plan)
@@ -342,7 +385,7 @@ class Stages:
         close = [trial for trial, losses in zip(ranked, rows, strict=True) if not metrics.clearly_worse(losses, rows[0])]
         return sorted(close, key=lambda trial: (trial.epochs, trial.number))
 
-    def _fewer_pictures(self) -> Iterator[tuple[Plan, None]]:
+    def _fewer_pictures(self) -> Iterator[Step]:
         """The best recipe whose training is quick enough, on shares of the pictures: the learning curve that the report shows."""
         allowed_s, self.sizes_s = self.sizes_s, 0.0
         if not allowed_s:
@@ -358,7 +401,7 @@ class Stages:
             if curve:
                 return
 
-    def _worth_of_more_pictures(self) -> Iterator[tuple[Plan, None]]:
+    def _worth_of_more_pictures(self) -> Iterator[Step]:
         """Whether a refit on all development pictures would pay, and if so the time kept for it.
 
         There is time left only where the finals took all their epochs: as a rule, with few pictures.
@@ -374,16 +417,17 @@ class Stages:
         plan = self._plan(_recipe(twins[0]), FEWER, self.left(), 1.0)
         pace = replace(plan.pace, steps=twins[0].steps)
         yield replace(plan, pace=pace, seed=twins[0].seed, share=share_without(self.splits)), None
+        yield from self._all_ended()
         if pays(self.trials, self.splits, self.facts, self.folder)[0]:
             self.refit_s = needed
 
-    def _sampled(self) -> Iterator[tuple[Plan, Asked]]:
+    def _sampled(self) -> Iterator[Step]:
         """A recipe that the sampler chooses, stopped early when it is losing."""
         for _ in range(_TRIES):
             asked = self.study.ask()
             if self._affordable(asked.recipe, self.slice_s):
                 plan = self._plan(asked.recipe, "sampled", self.slice_s, 1.0)
-                yield replace(plan, is_losing=asked.is_losing), asked
+                yield replace(plan, bar=bar(self.trials)), asked
                 return
             self.study.tell(asked, None, pruned=False)
         self.progress.say("No further recipes: those that the sampler proposes are too slow for the time that is left.")
@@ -398,17 +442,18 @@ class Stages:
                 recipes.append((recipe, answers))
         return recipes
 
-    def _plan(self, recipe: Recipe, purpose: str, seconds: float, lengths: float) -> Plan:
-        number = len(self.trials)
+    def _plan(self, recipe: Recipe, purpose: str, seconds: float, lengths: float, *, alone: bool = False) -> Plan:
+        number = self.planned
         if self.limits.trials is None:
             pace = Pace(min(seconds, self.left()), most_epochs=recipe.epochs * lengths, steps=self.limits.steps)
         else:
-            seconds = self.left() / (self.limits.trials - number)  # an even share, which a known number allows
+            rounds = math.ceil((self.limits.trials - number) / self.slots)
+            seconds = self.left() / rounds  # an even share, which a known number allows
             pace = Pace(seconds, most_epochs=recipe.epochs, steps=self.limits.steps)
-        return Plan(number, purpose, recipe, pace, seed=self.seed * SEEDS_A_RUN + number)
+        return Plan(number, purpose, recipe, pace, seed=self.seed * SEEDS_A_RUN + number, alone=alone)
 
     def _done(self) -> bool:
-        if self.limits.trials is not None and len(self.trials) >= self.limits.trials:
+        if self.limits.trials is not None and self.planned >= self.limits.trials:
             return True
         return self.futile or self.left() < _LEAST_S
 
@@ -432,7 +477,9 @@ class Stages:
         spent = self.deadline.elapsed() - self.began
         if len(known) < 2 or spent + self.slice_s > _MOST_FINDING * self._whole():
             return False
-        return finding_gain(min(known), sampled) > shortening_loss(self.slice_s, self.left(), self._exponent("second round"))
+        return finding_gain(min(known), sampled) > shortening_loss(
+            self.slice_s / self.slots, self.left(), self._exponent("second round")
+        )
 
     def _exponent(self, *purposes: str) -> float:
         """How fast these data's scores fall with training time, from recipes trained again for these purposes, and longer."""
@@ -462,10 +509,10 @@ class Stages:
         chosen = [trial for trial in chosen if (trial.latency_ms or 0.0) <= self.limits.latency_ms]
         return [trial for trial in rank(chosen) if trial.score is not None and FAMILIES[trial.family].fit is None]
 
-    def _latest_leads(self) -> bool:
-        """Whether the latest trial is better than all others of its length."""
-        latest = self.trials[-1]
-        return latest.state == "complete" and self._ranked("portfolio", "sampled")[:1] == [latest]
+    def _leads_since(self, number: int) -> Trial | None:
+        """The trial that is better than all others of its length, if it is one of those from this number on."""
+        best = self._ranked("portfolio", "sampled")[:1]
+        return best[0] if best and best[0].number >= number else None
 
 
 def _recipe(trial: Trial) -> Recipe:

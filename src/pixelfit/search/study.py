@@ -1,10 +1,10 @@
-"""Optuna, behind a small door: it samples recipes, remembers their scores and says which trials are losing."""
+"""Optuna, behind a small door: it samples recipes and remembers their scores."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -15,8 +15,6 @@ from pixelfit.models.family import Choice, Dimension
 from pixelfit.search.space import Space
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Json
-
-_SEEN_BEFORE_PRUNING = 4
 
 
 class Asked:
@@ -30,15 +28,6 @@ class Asked:
     def number(self) -> int:
         """Where it stands in the study."""
         return self._trial.number
-
-    def is_losing(self, eighth: int, score: float) -> bool:
-        """Tell the score after so many eighths of the trial's steps; True if it is worth no more time.
-
-        A trial is losing when it stands below the median of earlier trials at the same point of their schedules
-        (Golovin et al. 2017, the median stopping rule of Google Vizier).
-        """
-        self._trial.report(score, eighth)
-        return self._trial.should_prune()
 
 
 class Study:
@@ -68,7 +57,6 @@ class Study:
                 study_name="pixelfit",
                 direction="minimize",
                 load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=_SEEN_BEFORE_PRUNING, n_warmup_steps=1),
             )
 
     def narrow(self, space: Space) -> None:
@@ -111,10 +99,17 @@ class Study:
             return self._study.ask()  # it was put down, and the process ended before it was asked for
         return optuna.Trial(self._study, known[0]._trial_id)
 
-    def tell(self, asked: Asked, score: float | None, *, pruned: bool) -> None:
-        """What became of it; None for a trial that failed. What an earlier process told already is not told again."""
-        if self._study.get_trials(deepcopy=False)[asked.number].state.is_finished():
+    def tell(self, asked: Asked, score: float | None, *, pruned: bool, looks: Sequence[tuple[int, float]] = ()) -> None:
+        """What became of it; None for a trial that failed. What an earlier process told already is not told again.
+
+        ``looks`` are its scores after so many eighths of its steps, which tell the sampler what a pruned trial was worth.
+        """
+        known = self._study.get_trials(deepcopy=False)[asked.number]
+        if known.state.is_finished():
             return
+        for eighth, at_eighth in looks:
+            if eighth not in known.intermediate_values:
+                asked._trial.report(at_eighth, eighth)
         state = optuna.trial.TrialState.COMPLETE
         if score is None:
             state = optuna.trial.TrialState.FAIL

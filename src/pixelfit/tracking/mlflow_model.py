@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from pixelfit.batch import ERROR, NAME, predicted
-from pixelfit.data.streams import Item
+from pixelfit.data.items import Item
 from pixelfit.predictor import COVERAGE, Predictor
 from pixelfit.runs import RunFolder
 from pixelfit.types import Embedded

@@ -64,6 +64,20 @@ def adopted(recorded: Machine) -> Iterator[None]:
         torch.set_num_threads(machine().threads)
 
 
+@contextmanager
+def with_threads(threads: int) -> Iterator[None]:
+    """Within this block torch computes with so many threads; 0 leaves as many as there are."""
+    machine()  # which settles them itself when it is measured, so not within this block
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads:
+            torch.set_num_threads(before)
+
+
 def hand_down(measured: Machine) -> None:
     """Train as the process does that started this one, without measuring anew."""
     torch.set_num_threads(measured.threads)

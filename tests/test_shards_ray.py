@@ -1,0 +1,146 @@
+"""Shards predicted for on a Ray cluster of two nodes: the same rows as here, each once, also where workers die."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sharding import invoked, make_shards, rows_of, tiny_predictor
+
+from pixelfit.batch import Examiner
+from pixelfit.data.shards import shards_of
+from pixelfit.errors import DataError
+from pixelfit.progress import Silent
+from pixelfit.sharded import engine_of, parts_of, predict_shards
+from pixelfit.types import Array, Forecast, Strangeness
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a cluster of two nodes with a core each."""
+    from ray.cluster_utils import Cluster
+
+    about = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Where workers find the model of these tests.
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        found = Cluster(initialize_head=True, head_node_args=about)
+        found.add_node(num_cpus=1, object_store_memory=100 << 20)
+    yield found.address
+    ray.shutdown()
+    found.shutdown()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    tiny_predictor().save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """A model whose worker dies as it begins, for as many times as there are files in a folder."""
+
+    deaths: Path
+
+    @property
+    def spec(self):
+        return tiny_predictor().spec
+
+    @property
+    def answers(self):
+        return tiny_predictor().answers
+
+    @property
+    def conformal(self):
+        return None
+
+    @property
+    def version(self) -> str:
+        return tiny_predictor().version
+
+    def examined(self, store: Array) -> tuple[Forecast, Strangeness | None]:
+        for file in sorted(self.deaths.iterdir()):
+            file.unlink(missing_ok=True)
+            os._exit(1)
+        return tiny_predictor().examined(store)
+
+
+def deadly(folder: Path, times: int) -> Deadly:
+    folder.mkdir()
+    for number in range(times):
+        (folder / str(number)).touch()
+    return Deadly(folder)
+
+
+def predicted_on_ray(model: Examiner, folder: Path, out: Path, address: str, *, resume: bool = False) -> None:
+    parts = parts_of(out, model.version, None, None)
+    shards = shards_of([str(folder)], None) or ()
+    engine = engine_of("ray", address, model, parts, Silent())
+    predict_shards(model, shards, parts, out, resume=resume, engine=engine, progress=Silent())
+
+
+def test_a_cluster_gives_the_same_as_this_machine(run: Path, cluster: str, tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", shards=5)
+    invoked(run, "shards/train-*.tar", "-o", "here.csv")
+    result = invoked(run, "shards/train-*.tar", "-o", "there.csv", "--engine", "ray", "--address", cluster)
+    assert "with 2 workers" in result.output
+    assert (tmp_path / "there.csv").read_text() == (tmp_path / "here.csv").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here.csv", "run", "shards", "there.csv"]
+
+
+def test_without_a_shared_folder_parts_are_carried_to_the_driver(
+    run: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pixelfit.sharded import on_ray
+
+    @contextmanager
+    def unseen(folder: Path) -> Iterator[str]:
+        yield "no file of this name"
+
+    monkeypatch.setattr(on_ray, "_token", unseen)
+    monkeypatch.setattr(on_ray, "_PIECE", 100)
+    make_shards(tmp_path / "shards")
+    invoked(run, "shards", "-o", "here.csv")
+    invoked(run, "shards", "-o", "there.csv", "--engine", "ray", "--address", cluster)
+    assert (tmp_path / "there.csv").read_text() == (tmp_path / "here.csv").read_text()
+
+
+def test_a_shard_whose_worker_dies_is_tried_again(run: Path, cluster: str, tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards")
+    invoked(run, tmp_path / "shards", "-o", "here.csv")
+    model = deadly(tmp_path / "deaths", 2)
+    predicted_on_ray(model, tmp_path / "shards", tmp_path / "there.csv", cluster)
+    assert not list(model.deaths.iterdir())
+    assert rows_of(tmp_path / "there.csv") == rows_of(tmp_path / "here.csv")
+
+
+def test_after_three_deaths_a_shard_has_failed_and_can_be_resumed(run: Path, cluster: str, tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", shards=1)
+    model = deadly(tmp_path / "deaths", 3)
+    with pytest.raises(DataError, match=r"1 shard of 1 failed; the first is .*train-000.tar: its worker was lost"):
+        predicted_on_ray(model, tmp_path / "shards", tmp_path / "there.csv", cluster)
+    assert not (tmp_path / "there.csv").exists()
+    predicted_on_ray(model, tmp_path / "shards", tmp_path / "there.csv", cluster, resume=True)
+    assert len(rows_of(tmp_path / "there.csv")) == 20
+
+
+def test_a_shard_that_cannot_be_reached_fails_after_three_attempts(run: Path, cluster: str, tmp_path: Path) -> None:
+    first, second = make_shards(tmp_path / "shards", shards=2)
+    model = tiny_predictor()
+    parts = parts_of(tmp_path / "out.csv", model.version, None, None)
+    shards = shards_of([str(first), str(second)], None) or ()
+    second.unlink()
+    with pytest.raises(DataError, match=r"1 shard of 2 failed; the first is .*train-001.tar.*No such file"):
+        predict_shards(
+            model, shards, parts, tmp_path / "out.csv",
+            resume=False, engine=engine_of("ray", cluster, model, parts, Silent()), progress=Silent(),
+        )  # fmt: skip
+    assert len(list((tmp_path / "out.csv.parts" / "_records").glob("train-*.json"))) == 1
