@@ -42,7 +42,7 @@ from pixelfit.types import Facts, Splits
 
 OBJECTS = 100_000_000  # bytes of a node's object store
 Made = Callable[..., AbstractContextManager[Engine]]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.apart]
 
 
 @pytest.fixture(scope="module")
