@@ -394,13 +394,13 @@ def test_a_search_whose_probe_fails_goes_on(tmp_path: Path, monkeypatch: pytest.
         if not failed and args[0].augmentation == Augmentation() and args[0].family == "convnet":  # type: ignore[attr-defined]
             failed.append(True)
             raise MemoryError("nothing left")
-        return train(*args, **options)
+        return train_alone(*args, **options)
 
-    from pixelfit.training.loop import train
+    from pixelfit.training.loop import train_alone
 
     failed: list[bool] = []
     monkeypatch.setattr(stages, "_TRIALS_WITH_PROBE", 3)
-    monkeypatch.setattr("pixelfit.search.engine.train", once)
+    monkeypatch.setattr("pixelfit.search.engine.train_alone", once)
     listening = _Listening()
     run = _fitted(tmp_path / "run", listening, trials=3, steps=8)
     assert [trial.state for trial in run.trials] == ["complete", "failed", "complete"]

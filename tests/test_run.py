@@ -138,7 +138,7 @@ def test_when_every_trial_fails_the_error_says_why(tmp_path: Path, monkeypatch: 
     def broken(*args: object, **kwargs: object) -> None:
         raise MemoryError("nothing left")
 
-    monkeypatch.setattr("pixelfit.search.engine.train", broken)
+    monkeypatch.setattr("pixelfit.search.engine.train_alone", broken)
     with pytest.raises(SearchError, match="the first failed with: MemoryError: nothing left"):
         fit(tmp_path / "run", trials=2)
 

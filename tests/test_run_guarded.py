@@ -21,7 +21,7 @@ from pixelfit.progress import Silent
 from pixelfit.runlog import logged, note
 from pixelfit.runs import RunFolder
 from pixelfit.search import engine
-from pixelfit.training.job import Lesson
+from pixelfit.training.job import Job
 from pixelfit.types import Json
 
 HOLDS = (
@@ -111,17 +111,17 @@ def test_the_log_tells_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsy
 def test_a_failed_trial_leaves_its_traceback_in_the_log_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = engine.train
+    train_alone = engine.train_alone
     calls = 0
 
-    def broken(recipe: object, lesson: Lesson, **others: object) -> object:
+    def broken(job: Job, **others: object) -> object:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise ArithmeticError("the second training fails")
-        return train(recipe, lesson, **others)  # type: ignore[arg-type]
+        return train_alone(job, **others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "train", broken)
+    monkeypatch.setattr(engine, "train_alone", broken)
     run = small(tmp_path / "run")
     (failed,) = [line for line in lines_of(run.folder.path) if line["event"] == "trial failed"]
     assert (failed["level"], failed["error"]) == ("error", "ArithmeticError: the second training fails")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import bars
 from test_models import Unwatched, prepared, trained
+from torch import nn
 
 from pixelfit import metrics
 from pixelfit.automl import fit
@@ -37,7 +38,8 @@ from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, Refit, pays, share_without
 from pixelfit.search.space import build_space
 from pixelfit.search.study import Study
-from pixelfit.training.loop import Lesson, Start, train
+from pixelfit.training.job import Job, Lesson, Start
+from pixelfit.training.loop import train, train_alone
 from pixelfit.training.pace import Pace
 from pixelfit.types import FULL_LENGTH, Array, Facts, Forecast, PictureSpec, Splits
 
@@ -92,6 +94,24 @@ def test_operations_are_those_of_the_convolutions(stem: str, layers: list[tuple[
     architecture = {"stem": stem, "width": 16, "stages": 3, "grid": 4, "dropout": 0.0}
     by_hand = 2 * (sum(side**2 * kernel**2 * into * out for side, kernel, into, out in layers) + 64 * 9)
     assert _forward_operations("convnet", tuple(sorted(architecture.items())), PictureSpec(28, 28, 1)) == by_hand
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.fit is None and not family.pretrained])
+def test_operations_are_counted_by_shapes_alone(family: str) -> None:
+    spec, architecture = PictureSpec(25, 18, 3), {name: dim.start for name, dim in FAMILIES[family].space.items()}
+    counted = 0
+
+    def count(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        assert isinstance(layer.weight, torch.Tensor)
+        counted += 2 * layer.weight.numel() * (output.numel() // output.shape[1])
+
+    module = FAMILIES[family].build(spec, 1, architecture).eval()
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    module(torch.zeros(1, 3, 25, 18))
+    assert _forward_operations(family, tuple(sorted(architecture.items())), spec) == counted
 
 
 def test_costs_follow_the_speed_that_was_measured() -> None:
@@ -416,15 +436,15 @@ def test_a_refit_learns_the_validation_pictures_and_keeps_the_calibration(tmp_pa
 def test_a_snapshot_is_refitted_from_the_refitted_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[Start] = []
 
-    def recorded(*args: object, start: Start, **options: object) -> object:
-        starts.append(start)
-        return train(*args, start=start, **options)  # type: ignore[arg-type]
+    def recorded(job: Job, **options: object) -> object:
+        starts.append(job.start)
+        return train_alone(job, **options)  # type: ignore[arg-type]
 
     trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
     trials = [trials[0], replace(trials[0], number=1, purpose="snapshot", continues=0)]
     model = predictor.members[0].model
     members = (Member(model, 1, 0.5), Member(model, 0, 0.5))
-    monkeypatch.setattr(engine, "train", recorded)
+    monkeypatch.setattr(engine, "train_alone", recorded)
     refit = refit_of(splits, facts)
     again = refit.all(replace(predictor, members=members), trials)
     assert again is not None
@@ -447,7 +467,7 @@ def test_a_refit_that_fails_leaves_the_validated_model(tmp_path: Path, monkeypat
 
     trials, splits, facts, _, predictor = _records(tmp_path, 0.3)
     predictor = replace(predictor, members=(Member(predictor.members[0].model, 0, 1.0),))
-    monkeypatch.setattr(engine, "train", broken)
+    monkeypatch.setattr(engine, "train_alone", broken)
     assert refit_of(splits, facts).all(predictor, trials) is None
 
 

@@ -95,12 +95,12 @@ class Trainer(Protocol):
 
 
 class LocalEngine:
-    """Runs trials in this process, one at a time; ``trainer`` does their trainings."""
+    """Runs trials in this process, one at a time; ``trainer``, if given, does their trainings."""
 
     slots, threads = 1, 0
 
     def __init__(
-        self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress, trainer: Trainer = train_alone
+        self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress, trainer: Trainer | None = None
     ) -> None:
         self._folds, self._facts = folds, facts
         self._deadline, self._progress, self._trainer = deadline, progress, trainer
@@ -202,7 +202,8 @@ class LocalEngine:
         return self._train(Job(plan.recipe, lesson, plan.seed, plan.pace), _Watch(plan, self._progress, 0, 1))
 
     def _train(self, job: Job, watch: Monitor, checkpoint: Checkpoint | None = None) -> Trained:
-        return self._trainer(job, monitor=watch, stopped=lambda: self._deadline.interrupted, checkpoint=checkpoint)
+        trainer = self._trainer or train_alone
+        return trainer(job, monitor=watch, stopped=lambda: self._deadline.interrupted, checkpoint=checkpoint)
 
     def _outputs(self, trained: Sequence[Trained]) -> tuple[list[torch.Tensor], float]:
         """The raw outputs for each fold's validation pictures, and the milliseconds that the trial's models take a picture."""
