@@ -55,19 +55,18 @@ def _in_float32() -> Iterator[None]:
 
 
 def _be_a_rank(own: int, count: int, meeting: str, connection: Any) -> None:
-    """Do what is sent, as one of the ranks, until nothing more comes."""
+    """Do what is sent, as one of the ranks."""
     hand_down(ONE_THREAD)
     store = dist.FileStore(meeting, count)
     dist.init_process_group("gloo", store=store, rank=own, world_size=count, timeout=datetime.timedelta(seconds=60))
     ranks = Ranks(own, count, dist.group.WORLD)
-    while (order := connection.recv_bytes()) != b"":
-        function, arguments = pickle.loads(order)
+    while True:
+        function, arguments = pickle.loads(connection.recv_bytes())
         try:
             result: Any = function(ranks, *arguments)
         except Exception as error:  # noqa: BLE001 - the test wants to see it
             result = error
         connection.send_bytes(pickle.dumps(result))
-    dist.destroy_process_group()
 
 
 class Pair:
@@ -90,9 +89,9 @@ class Pair:
         return [pickle.loads(end.recv_bytes()) for end in self._ends]
 
     def end(self) -> None:
-        for end, process in zip(self._ends, self._processes, strict=True):
-            end.send_bytes(b"")
-            process.join(10)
+        for process in self._processes:
+            process.kill()
+            process.join()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def lesson_of(task: str) -> Lesson:
 def job_of(family: str, *, pace: Pace | None = None, task: str = "classification", **changes: Any) -> Job:
     lesson = lesson_of(task)
     known = build_space(lesson.facts, lesson.train).known_good({"family": family})[0]
-    recipe = replace(known, **{"batch_size": 33, **changes})
+    recipe = replace(known, **{"batch_size": 65, **changes})
     return Job(recipe, lesson, 3, pace or Pace(steps=40))
 
 
@@ -185,8 +184,8 @@ def test_each_picture_is_changed_alike_however_the_batch_is_divided() -> None:
 def test_two_ranks_train_as_one_process_does(family: str, augmentation: Augmentation, task: str, pair: Pair) -> None:
     lesson = lesson_of(task)
     head = build_space(lesson.facts, lesson.train).known_good({"family": "mlp"})[0].head
-    # 33 pictures are 16 and 17; half of an epoch's end falls into a batch.
-    recipe = Recipe(family, head, {}, learning_rate=3e-3, batch_size=33, averaging=0.3, augmentation=augmentation)
+    # Of 65 pictures one rank has 32 and the other 33.
+    recipe = Recipe(family, head, {}, learning_rate=3e-3, batch_size=65, averaging=0.3, augmentation=augmentation)
     job = Job(recipe, lesson, 3, Pace(steps=40))
     one, both = trained(ALONE, job), pair.do(trained, job)
     for divided in both:
@@ -223,7 +222,7 @@ def dropped(ranks: Ranks) -> torch.Tensor:
 
     loop._begin = begin
     try:
-        trained(ranks, job_of("mlp", pace=Pace(steps=1), batch_size=32, architecture={"layers": 1, "hidden": 64, "dropout": 0.5}))
+        trained(ranks, job_of("mlp", pace=Pace(steps=1), batch_size=64, architecture={"layers": 1, "hidden": 64, "dropout": 0.5}))
     finally:
         loop._begin = original
     return left[0]
@@ -244,10 +243,10 @@ def digits() -> Lesson:
 def test_with_batch_normalisation_and_augmentation_digits_are_learned_as_well(pair: Pair) -> None:
     lesson = digits()
     known = build_space(lesson.facts, lesson.train).known_good({"family": "convnet"})[0]
-    job = Job(replace(known, side=14, augmentation=MOVED), lesson, 0, Pace(steps=150))
+    job = Job(replace(known, side=14, augmentation=MOVED), lesson, 0, Pace(steps=80))
     one, (divided, _) = trained(ALONE, job), pair.do(trained, job)
     scores = [each.history[-1].score for each in (one, divided)]
-    assert max(scores) < 0.3  # log loss; guessing has 2.3
+    assert max(scores) < 0.4  # log loss; guessing has 2.3
     assert abs(scores[0] - scores[1]) < 0.05
 
 
@@ -328,10 +327,10 @@ def test_what_cannot_be_divided_is_refused_at_once() -> None:
     assert directly.most_ranks == 1
     with pytest.raises(ValueError, match=f"1 ranks at most, not 2: {forest} is fitted without steps"):
         train_on(2, directly, monitor=Unwatched(), stopped=lambda: False)
-    small = job_of("mlp", batch_size=6)
-    assert small.most_ranks == 3
-    with pytest.raises(ValueError, match="3 ranks at most, not 4: a batch has 6 pictures"):
-        train_on(4, small, monitor=Unwatched(), stopped=lambda: False)
+    small = job_of("mlp", batch_size=70)
+    assert small.most_ranks == 2
+    with pytest.raises(ValueError, match="2 ranks at most, not 3: a batch has 70 pictures"):
+        train_on(3, small, monitor=Unwatched(), stopped=lambda: False)
 
 
 def test_the_rank_at_fault_is_named() -> None:
