@@ -39,7 +39,7 @@ from pixelfit.training.pace import Check, Course, Pace
 from pixelfit.training.parallel import RankError, blamed, train_on
 from pixelfit.training.ranks import ALONE, Ranks, statistics
 from pixelfit.training.recipe import Augmentation, Recipe
-from pixelfit.types import UNNAMED
+from pixelfit.types import UNNAMED, PictureSpec
 
 ONE_THREAD = Machine("cpu", 1, low_precision=False, speed_up=1.0, flops=1e9)
 MOVED = Augmentation(rotate=8.0, scale=0.1, shift=0.05, flip=True, brightness=0.1)
@@ -198,6 +198,21 @@ def test_statistics_of_batch_normalisation_are_the_same_on_every_rank_in_the_end
     first, second = pair.do(trained, job_of("convnet", averaging=0.3, pace=Pace(steps=12)))
     assert statistics(first.model.module)
     assert_same(first, second, 0.0)
+
+
+def test_on_a_gpu_batch_normalisation_is_over_all_ranks_with_the_module_s_own_weights() -> None:
+    family = FAMILIES["resnet"]
+    with torch.device("meta"):  # which is no processor, either; nothing is computed
+        module = family.build(PictureSpec(12, 12, 1), 3, family.starting_architecture())
+    layers = [type(layer).__name__ for layer in module.modules()]
+    converted = Ranks(0, 2).synchronised(module)
+    assert [type(layer).__name__ for layer in module.modules()] == layers
+    assert [type(layer).__name__ for layer in converted.modules()] == [
+        "SyncBatchNorm" if name == "BatchNorm2d" else name for name in layers
+    ]
+    ours, theirs = module.state_dict(keep_vars=True), converted.state_dict(keep_vars=True)
+    assert list(ours) == list(theirs)
+    assert all(ours[name] is theirs[name] for name in ours)
 
 
 def test_dropout_differs_from_rank_to_rank(pair: Pair) -> None:
