@@ -40,7 +40,7 @@ from pixelfit.training.pace import Check, Course, Pace
 from pixelfit.training.parallel import RankError, blamed, train_on
 from pixelfit.training.ranks import ALONE, Ranks, statistics
 from pixelfit.training.recipe import Augmentation, Recipe
-from pixelfit.types import UNNAMED
+from pixelfit.types import UNNAMED, PictureSpec
 
 ONE_THREAD = Machine("cpu", 1, low_precision=False, speed_up=1.0, flops=1e9)
 MOVED = Augmentation(rotate=8.0, scale=0.1, shift=0.05, flip=True, brightness=0.1)
@@ -56,19 +56,18 @@ def _in_float32() -> Iterator[None]:
 
 
 def _be_a_rank(own: int, count: int, meeting: str, connection: Any) -> None:
-    """Do what is sent, as one of the ranks, until nothing more comes."""
+    """Do what is sent, as one of the ranks."""
     hand_down(ONE_THREAD)
     store = dist.FileStore(meeting, count)
     dist.init_process_group("gloo", store=store, rank=own, world_size=count, timeout=datetime.timedelta(seconds=60))
     ranks = Ranks(own, count, dist.group.WORLD)
-    while (order := connection.recv_bytes()) != b"":
-        function, arguments = pickle.loads(order)
+    while True:
+        function, arguments = pickle.loads(connection.recv_bytes())
         try:
             result: Any = function(ranks, *arguments)
         except Exception as error:  # noqa: BLE001 - the test wants to see it
             result = error
         connection.send_bytes(pickle.dumps(result))
-    dist.destroy_process_group()
 
 
 class Pair:
@@ -91,9 +90,9 @@ class Pair:
         return [pickle.loads(end.recv_bytes()) for end in self._ends]
 
     def end(self) -> None:
-        for end, process in zip(self._ends, self._processes, strict=True):
-            end.send_bytes(b"")
-            process.join(10)
+        for process in self._processes:
+            process.kill()
+            process.join()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def lesson_of(task: str) -> Lesson:
 def job_of(family: str, *, pace: Pace | None = None, task: str = "classification", **changes: Any) -> Job:
     lesson = lesson_of(task)
     known = build_space(lesson.facts, lesson.train).known_good({"family": family})[0]
-    recipe = replace(known, **{"batch_size": 33, **changes})
+    recipe = replace(known, **{"batch_size": 65, **changes})
     return Job(recipe, lesson, 3, pace or Pace(steps=40))
 
 
@@ -186,8 +185,8 @@ def test_each_picture_is_changed_alike_however_the_batch_is_divided() -> None:
 def test_two_ranks_train_as_one_process_does(family: str, augmentation: Augmentation, task: str, pair: Pair) -> None:
     lesson = lesson_of(task)
     head = build_space(lesson.facts, lesson.train).known_good({"family": "mlp"})[0].head
-    # 33 pictures are 16 and 17; half of an epoch's end falls into a batch.
-    recipe = Recipe(family, head, {}, learning_rate=3e-3, batch_size=33, averaging=0.3, augmentation=augmentation)
+    # Of 65 pictures one rank has 32 and the other 33.
+    recipe = Recipe(family, head, {}, learning_rate=3e-3, batch_size=65, averaging=0.3, augmentation=augmentation)
     job = Job(recipe, lesson, 3, Pace(steps=40))
     one, both = trained(ALONE, job), pair.do(trained, job)
     for divided in both:
@@ -200,6 +199,21 @@ def test_statistics_of_batch_normalisation_are_the_same_on_every_rank_in_the_end
     first, second = pair.do(trained, job_of("convnet", averaging=0.3, pace=Pace(steps=12)))
     assert statistics(first.model.module)
     assert_same(first, second, 0.0)
+
+
+def test_on_a_gpu_batch_normalisation_is_over_all_ranks_with_the_module_s_own_weights() -> None:
+    family = FAMILIES["resnet"]
+    with torch.device("meta"):  # which is no processor, either; nothing is computed
+        module = family.build(PictureSpec(12, 12, 1), 3, family.starting_architecture())
+    layers = [type(layer).__name__ for layer in module.modules()]
+    converted = Ranks(0, 2).synchronised(module)
+    assert [type(layer).__name__ for layer in module.modules()] == layers
+    assert [type(layer).__name__ for layer in converted.modules()] == [
+        "SyncBatchNorm" if name == "BatchNorm2d" else name for name in layers
+    ]
+    ours, theirs = module.state_dict(keep_vars=True), converted.state_dict(keep_vars=True)
+    assert list(ours) == list(theirs)
+    assert all(ours[name] is theirs[name] for name in ours)
 
 
 def test_dropout_differs_from_rank_to_rank(pair: Pair) -> None:
@@ -224,7 +238,7 @@ def dropped(ranks: Ranks) -> torch.Tensor:
 
     loop._begin = begin
     try:
-        trained(ranks, job_of("mlp", pace=Pace(steps=1), batch_size=32, architecture={"layers": 1, "hidden": 64, "dropout": 0.5}))
+        trained(ranks, job_of("mlp", pace=Pace(steps=1), batch_size=64, architecture={"layers": 1, "hidden": 64, "dropout": 0.5}))
     finally:
         loop._begin = original
     return left[0]
@@ -245,10 +259,10 @@ def digits() -> Lesson:
 def test_with_batch_normalisation_and_augmentation_digits_are_learned_as_well(pair: Pair) -> None:
     lesson = digits()
     known = build_space(lesson.facts, lesson.train).known_good({"family": "convnet"})[0]
-    job = Job(replace(known, side=14, augmentation=MOVED), lesson, 0, Pace(steps=150))
+    job = Job(replace(known, side=14, augmentation=MOVED), lesson, 0, Pace(steps=80))
     one, (divided, _) = trained(ALONE, job), pair.do(trained, job)
     scores = [each.history[-1].score for each in (one, divided)]
-    assert max(scores) < 0.3  # log loss; guessing has 2.3
+    assert max(scores) < 0.4  # log loss; guessing has 2.3
     assert abs(scores[0] - scores[1]) < 0.05
 
 
@@ -329,10 +343,10 @@ def test_what_cannot_be_divided_is_refused_at_once() -> None:
     assert directly.most_ranks == 1
     with pytest.raises(ValueError, match=f"1 ranks at most, not 2: {forest} is fitted without steps"):
         train_on(2, directly, monitor=Unwatched(), stopped=lambda: False)
-    small = job_of("mlp", batch_size=6)
-    assert small.most_ranks == 3
-    with pytest.raises(ValueError, match="3 ranks at most, not 4: a batch has 6 pictures"):
-        train_on(4, small, monitor=Unwatched(), stopped=lambda: False)
+    small = job_of("mlp", batch_size=70)
+    assert small.most_ranks == 2
+    with pytest.raises(ValueError, match="2 ranks at most, not 3: a batch has 70 pictures"):
+        train_on(3, small, monitor=Unwatched(), stopped=lambda: False)
 
 
 def test_the_rank_at_fault_is_named() -> None:

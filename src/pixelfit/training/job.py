@@ -80,8 +80,10 @@ class Job:
         """Raise ValueError if it cannot be divided over so many ranks."""
         if not 1 <= ranks <= self.most_ranks:
             family = self.recipe.family
-            without = f"{family} is fitted without steps" if self.most_ranks == 1 else f"a batch has {self.batch} pictures"
-            raise ValueError(f"This training can be divided over {self.most_ranks} ranks at most, not {ranks}: {without}.")
+            why = f"a batch has {self.batch} pictures, and a rank needs {FEWEST_ROWS}"
+            if FAMILIES[family].fit is not None:
+                why = f"{family} is fitted without steps"
+            raise ValueError(f"This training can be divided over {self.most_ranks} ranks at most, not {ranks}: {why}.")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def train_on(
 ) -> Trained:
     """Train on so many ranks of this machine, each a process with a GPU, or an even share of the cores, of its own.
 
-    Pictures lie once in memory, whatever the number of ranks. Starting them takes some 3 s, which the job's seconds include.
+    Pictures lie once in memory, whatever the number of ranks. Starting them takes seconds (11 on two busy cores), which the
+    job's include.
 
     Args:
         ranks: with 1 the training takes place in this process.
