@@ -192,7 +192,7 @@ def test_a_request_to_stop_reaches_every_trial(made: Made, recipe: Recipe) -> No
 def test_a_long_training_that_runs_alone_is_divided(
     where: str, request: pytest.FixtureRequest, data: tuple[Facts, Splits], recipe: Recipe, tmp_path: Path
 ) -> None:
-    plan = planned(recipe, purpose="full length", alone=True, kept_in=tmp_path)
+    plan = planned(replace(recipe, batch_size=64), purpose="full length", alone=True, kept_in=tmp_path)
     whole = LocalEngine(data[1].folds, data[0], Deadline(None), Silent()).run(replace(plan, kept_in=None))
     if where == "ray":
         request.getfixturevalue("cluster")

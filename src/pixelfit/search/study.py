@@ -16,7 +16,6 @@ from pixelfit.search.space import Space
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Json
 
-
 _KNOWN_TO_EACH = 500  # trials: from so many on one recipe in two is drawn at random, from twice as many two in three
 
 
