@@ -126,25 +126,28 @@ def node(cpus: float, gpus: float = 0.0) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "slots", "threads", "gpus", "most_threads"),
+    ("nodes", "workers", "slots", "threads", "gpus", "most"),
     [
         ([node(1), node(1)], None, 2, 1, 0.0, 1),
         ([node(8), node(8)], None, 4, 4, 0.0, 8),
         ([node(2), node(7)], None, 4, 2, 0.0, 7),
         ([node(8)], 2, 2, 4, 0.0, 8),
         ([node(8)], 16, 16, 1, 0.0, 8),
+        ([node(3), node(3)], 3, 3, 1, 0.0, 3),
         ([node(16, 2), node(64)], None, 2, 8, 1.0, 16),
         ([node(16, 2)], 8, 8, 2, 0.25, 16),
+        ([node(12, 3), node(0, 1)], 4, 4, 2, 0.5, 12),
     ],
 )
 def test_what_a_cluster_has_room_for(
-    nodes: list[dict[str, object]], workers: int | None, slots: int, threads: int, gpus: float, most_threads: int
+    nodes: list[dict[str, object]], workers: int | None, slots: int, threads: int, gpus: float, most: int
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
-    from pixelfit.search.on_ray import Room
+    from pixelfit.search.on_ray import Room, most_threads
 
     room = Room.of(nodes, workers)
-    assert (room.slots, room.threads, room.gpus, room.most_threads) == (slots, threads, gpus, most_threads)
+    assert (room.slots, room.threads, room.gpus) == (slots, threads, gpus)
+    assert most_threads(nodes, with_gpu=gpus > 0) == most
     assert room.memory <= 16 * GIGABYTE
     with pytest.raises(OptionError, match="no node with a processor"):
         Room.of([node(0)], None)

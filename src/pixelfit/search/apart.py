@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -25,7 +26,7 @@ from pixelfit.models import FAMILIES
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
 from pixelfit.search.births import Household, message
-from pixelfit.search.engine import LocalEngine, Outcome, Plan, divided, failed, is_divided
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, SearchOverError, Until, divided, failed, is_divided
 from pixelfit.search.memory import Means, as_memory_allows
 from pixelfit.search.nursery import Child, Nursery
 from pixelfit.training.machine import machine
@@ -69,6 +70,7 @@ class TrialsApart:
         self._births = threading.Lock()  # one at a time
         self._children: set[int] = set()
         self._over = False
+        self._nurse: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +88,7 @@ class TrialsApart:
             if not self._nursery.is_ready():
                 note("nursery did not start")
                 self._end()
+                self.slots, self.threads, self._over = 1, 0, False
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial; where its memory does not suffice, once more with half the batch. Failures are recorded."""
@@ -95,12 +98,16 @@ class TrialsApart:
         if is_divided(plan, self._ranks, self._folds, self._facts):
             run = self._over_several
         means = Means(self._folds[0].train, self._facts, self._deadline, self._progress)
-        return as_memory_allows(plan, run, means, room=self._room(1 if plan.alone else self.slots))
+        beside = self._ranks if run == self._over_several else 1 if plan.alone else self.slots
+        return as_memory_allows(plan, run, means, room=self._room(beside))
 
     def _over_several(self, plan: Plan) -> Outcome:
-        trainer = partial(train_on, self._ranks)
-        engine = LocalEngine(self._folds, self._facts, self._deadline, self._progress, trainer)
-        return divided(engine.run(plan), self._ranks)
+        """One trial whose training is divided over processes here."""
+        trainer, until = partial(train_on, self._ranks), Until(self._deadline, lambda: self._over)
+        outcome = divided(plan, LocalEngine(self._folds, self._facts, until, self._progress, trainer), self._ranks, until)
+        if self._over:
+            raise SearchOverError
+        return outcome
 
     def _room(self, beside: int) -> float:
         """Bytes that one of so many trials may take; on a GPU its own memory counts, which is not planned."""
@@ -120,6 +127,8 @@ class TrialsApart:
             outcome, why = self._followed(plan, child, gpu, begun)
         status = child.how_it_ended()
         self._children.discard(child.process)
+        if self._over:
+            raise SearchOverError
         if outcome is not None:
             return outcome
         return failed(plan, why or _reason(status), begun)
@@ -129,12 +138,14 @@ class TrialsApart:
         with self._births:
             nursery = self._nursery
             if nursery is None or self._over:
-                raise BrokenPipeError("the search is over")
+                raise SearchOverError
             try:
                 return self._child(nursery, plan)
             except OSError as error:  # the nursery itself has ended
                 note("nursery ended", error=error)
-                nursery.again()
+                # It ends with the thread that has begun it, and this one may end before the search.
+                self._nurse = self._nurse or ThreadPoolExecutor(1, "nurse")
+                self._nurse.submit(nursery.again).result()
                 self._has_household = False
                 if not nursery.is_ready():
                     raise
@@ -165,7 +176,8 @@ class TrialsApart:
                     connection.send("stop")
                 why = self._fault(plan, child.process, begun, heard)
                 if why is not None:
-                    os.kill(child.process, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.kill(child.process, signal.SIGKILL)
                     return None, why
         except (EOFError, ConnectionError):
             return None, None
@@ -201,9 +213,13 @@ class TrialsApart:
 
     def _end(self) -> None:
         self._over = True
-        if self._nursery is not None:
-            self._nursery.end()
-            self._nursery = None
+        with self._births:
+            if self._nursery is not None:
+                self._nursery.end()
+                self._nursery = None
+        if self._nurse is not None:
+            self._nurse.shutdown()
+            self._nurse = None
 
 
 class Turns:

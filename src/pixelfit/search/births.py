@@ -59,6 +59,7 @@ def main() -> None:
         store = at.open()
         household: Household = unpacked(_message(incoming), store)
     control.sendall(READY)
+    nursery = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for those who wait for the trials
     while True:
         order, handed, _, _ = socket.recv_fds(control, LONGEST_ORDER, 2)
@@ -67,6 +68,7 @@ def main() -> None:
         for module in order.decode().split():  # here, since each child would load it anew
             importlib.import_module(module)
         if os.fork() == 0:
+            die_with_parent(nursery)
             control.close()
             _wait_for_a_trial(handed[0], handed[1], household, store)
         for descriptor in handed:

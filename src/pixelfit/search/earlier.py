@@ -47,7 +47,8 @@ class Earlier:
         if before is not None and before["what"] == _what(plan):
             checkpoint = plan.checkpoint(0, folds=1)
             spent_s = checkpoint.spent_s() if checkpoint else 0.0
-            known = Pace(**{**before["pace"], "seconds": before["pace"]["seconds"] or float("inf")})
+            seconds = before["pace"]["seconds"]
+            known = Pace(**{**before["pace"], "seconds": float("inf") if seconds is None else seconds})
             plan = replace(plan, pace=replace(known, seconds=min(known.seconds, spent_s + self._deadline.left())))
             begun_s = before["begun_s"]
         else:

@@ -31,6 +31,7 @@ from pixelfit.types import FULL_LENGTH, REFIT, Examples, Facts, Fold, Forecast, 
 
 SEEDS_A_RUN = 10_000  # a trial's seed is the run's, times this, and its number
 _WORTH_DIVIDING_S = 30.0  # ranks take some seconds to start
+_MOST_RETRIES = 2
 _LATENCIES = 5
 _TIMED = 64  # pictures, to see how long a prediction takes
 
@@ -54,6 +55,12 @@ class Plan:
     kept_in: Path | None = None  # the folder where its trainings are kept on the way, and gone on from if they are there already
     alone: bool = False
     threads: int = 0  # with which it is trained; 0: all that the machine has
+
+    def going_on(self, left_s: float) -> Plan:
+        """The plan from its last checkpoint, with so many seconds left for it."""
+        kept = self.checkpoint(0, folds=1)
+        spent_s = kept.spent_s() if kept else 0.0
+        return replace(self, pace=replace(self.pace, seconds=min(self.pace.seconds, spent_s + left_s)))
 
     def checkpoint(self, fold: int, *, folds: int) -> Checkpoint | None:
         """Where the training of one fold is kept."""
@@ -224,8 +231,38 @@ class LocalEngine:
         return outputs, len(trained) * predict_ms
 
 
-def divided(outcome: Outcome, ranks: int) -> Outcome:
-    """The outcome of a trial whose training was divided."""
+class SearchOverError(Exception):
+    """The search was broken off while a trial was under way, which is left as it is, to be gone on with."""
+
+
+class Until(Deadline):
+    """A clock by which trainings end when the user wants to stop, or the search is over."""
+
+    def __init__(self, deadline: Deadline, is_over: Callable[[], bool]) -> None:
+        super().__init__(deadline.budget_s)
+        self._deadline, self._is_over = deadline, is_over
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether trainings are to end."""
+        return self._deadline.interrupted or self._is_over()
+
+    def left(self) -> float:
+        """Seconds left for the search."""
+        return 0.0 if self._is_over() else self._deadline.left()
+
+
+def divided(plan: Plan, engine: LocalEngine, ranks: int, until: Until) -> Outcome:
+    """Run a trial whose trainings the engine divides over ranks; where one is lost, again from the last checkpoint."""
+    for _ in range(_MOST_RETRIES):
+        outcome = engine.run(plan)
+        lost = outcome.trial.error is not None and outcome.trial.error.startswith("RankError")
+        if not lost or until.left() <= 0:
+            break
+        note("rank lost", trial=plan.number, why=outcome.trial.error)
+        plan = plan.going_on(until.left())
+    else:
+        outcome = engine.run(plan)
     return replace(outcome, trial=replace(outcome.trial, ranks=ranks))
 
 
@@ -234,6 +271,11 @@ def is_divided(plan: Plan, ranks: int, folds: Sequence[Fold], facts: Facts) -> b
     if ranks == 1 or not plan.alone or plan.purpose not in (FULL_LENGTH, REFIT) or plan.pace.seconds < _WORTH_DIVIDING_S:
         return False
     return Job(plan.recipe, Lesson(folds[0].train, None, facts), plan.seed, plan.pace).most_ranks >= ranks
+
+
+def interrupted(plan: Plan, begun: float) -> Outcome:
+    """The record of a trial of which no more was heard after the user wanted to stop."""
+    return Outcome(_record(plan, "interrupted", begun), [])
 
 
 def failed(plan: Plan, error: str, begun: float) -> Outcome:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +28,7 @@ from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
 from pixelfit.search import ray_tasks
 from pixelfit.search.births import Household
-from pixelfit.search.engine import LocalEngine, Outcome, Plan, divided, failed, is_divided
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, SearchOverError, Until, divided, failed, interrupted, is_divided
 from pixelfit.search.memory import Means, as_memory_allows, need_of_plan
 from pixelfit.search.ray_tasks import Board, Errand, Shared, Versions
 from pixelfit.training.machine import Machine, machine
@@ -42,17 +43,17 @@ _LAST_WORDS_S = 10.0  # for the threads of trials, when a search is broken off
 _MOST_RETRIES = 2
 _LATE, _LATE_S = 1.5, 20.0  # a trial that takes so many times its seconds, and so many more, is one of a straggler
 _OF_OBJECT_STORE = 0.5  # larger pictures are read from their file, if it is on a shared file system
-_PROBED_WITHIN_S = 300.0
+_OVERDUE = 0.02  # of the budget
+_PROBED_WITHIN_S, _PROBED_AT_LEAST_S = 300.0, 60.0
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a cluster has: trials side by side, each with so many threads and so much of a GPU; and its largest node's cores."""
+    """What a cluster has: trials side by side, each with so many threads and so much of a GPU."""
 
     slots: int
     threads: int
     gpus: float
-    most_threads: int
     memory: float  # bytes for a trial
 
     @staticmethod
@@ -61,33 +62,40 @@ class Room:
 
         Where there are GPUs, a trial has one, or a share if more trials are wanted than there are.
         """
-        having = [node["Resources"] for node in nodes]
-        gpus = sum(int(has.get("GPU", 0)) for has in having)
-        if gpus:
-            having = [has for has in having if has.get("GPU", 0)]
-        cores = [int(has.get("CPU", 0)) for has in having if has.get("CPU", 0) >= 1]
-        if not cores:
+        having = [node["Resources"] for node in nodes if node["Resources"].get("CPU", 0) >= 1]
+        if not having:
             raise OptionError("The Ray cluster has no node with a processor for trials.")
+        gpus = sum(int(has.get("GPU", 0)) for has in having)
+        having = [has for has in having if has.get("GPU", 0)] if gpus else having
+        cores = [int(has["CPU"]) for has in having]
         if gpus:
-            slots = workers or gpus
-            threads = max(1, min(int(has["CPU"] * gpus / (has["GPU"] * slots)) for has in having))
-        elif workers:
-            slots, threads = workers, max(1, min(sum(cores) // workers, max(cores)))
+            on_one = math.ceil(workers / gpus) if workers else 1
+            slots = min(workers or gpus, gpus * on_one)
+            threads = max(1, min(int(has["CPU"] / (has["GPU"] * on_one)) for has in having))
         else:
-            threads = min(_MOST_THREADS, *cores)
-            slots = sum(each // threads for each in cores)
-        beside = [max(1, int(has.get("CPU", 1)) // threads) for has in having]
+            on_one = 0
+            threads = max(1, min(sum(cores) // workers, max(cores))) if workers else min(_MOST_THREADS, *cores)
+            while workers and threads > 1 and sum(each // threads for each in cores) < workers:
+                threads -= 1
+            slots = workers or sum(each // threads for each in cores)
+        beside = [max(1, each // threads) for each in cores]
         memory = min(has.get("memory", math.inf) / each for has, each in zip(having, beside, strict=True))
-        return Room(slots, threads, min(1.0, gpus / slots), max(cores), memory)
+        return Room(slots, threads, 1 / on_one if on_one else 0.0, memory)
+
+
+def most_threads(nodes: Sequence[dict[str, Any]], *, with_gpu: bool) -> int:
+    """The cores of the largest node, for a trial that has nothing beside it."""
+    having = [node["Resources"] for node in nodes if node["Resources"].get("GPU", 0) or not with_gpu]
+    return max((int(has.get("CPU", 0)) for has in having), default=1) or 1
 
 
 class TrialsOnRay:
     """Runs trials on the Ray cluster at ``address``; None starts one on this machine, for this search alone.
 
     ``workers`` is how many trials run side by side, by default as many as the cluster has room for; a long training that has
-    nothing beside it is divided over ``ranks`` of them. ``silent_s`` is how long
-    a trial may be silent before it is tried elsewhere. With ``carry`` a worker never looks for the run folder, which it
-    otherwise writes checkpoints into if it is on a file system that both share.
+    nothing beside it is divided over ``ranks`` of them. ``silent_s`` is how long a trial may be silent before it is tried
+    elsewhere. With ``carry`` a worker never looks for the run folder, which it otherwise writes checkpoints into if it is on
+    a file system that both share.
 
     Raises:
         OptionError: ray is not installed, or no cluster answers.
@@ -108,8 +116,14 @@ class TrialsOnRay:
         self._during.enter_context(connected(address))
         self._room = Room.of(_nodes(), workers)
         self.slots, self.threads = self._room.slots, self._room.threads
+        # The latest attempt of each trial under way, and when it was heard of; of others nothing is kept any more.
+        self._latest: dict[int, int] = {}
         self._heard: dict[int, float] = {}
+        self._keeping = threading.Lock()
+        self._attempts = itertools.count()
         self._over = threading.Event()
+        self._began: dict[int, float] = {}
+        self._stopped_at: float | None = None
         self._put: Shared | None = None
         self._putting = threading.Lock()
         self._listener: threading.Thread | None = None
@@ -139,14 +153,16 @@ class TrialsOnRay:
         by_name = _by_name(store)
         self._gpu = self._probed(by_name)
         self._folds, self._store = folds, by_name or ray.put(np.asarray(store))
-        self._board: Any = ray.remote(Board).options(num_cpus=0, max_concurrency=1).remote()
+        # With the search itself, whose end it may share; elsewhere it would be lost with a node.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._board: Any = ray.remote(Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
         self._trial = ray.remote(max_calls=0)(ray_tasks.trial)  # a worker that has loaded everything is used again
         self._listener = threading.Thread(target=self._listen, name="ray board", daemon=True)
         self._listener.start()
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial somewhere; on another worker, from its last checkpoint, if that one is lost. Failures are recorded."""
-        threads = self._room.most_threads if plan.alone else self.threads
+        threads = most_threads(_nodes(), with_gpu=bool(self._room.gpus)) if plan.alone else self.threads
         plan = plan if plan.threads else replace(plan, threads=threads)
         means = Means(self._train, self._facts, self._deadline, self._progress)
         room = math.inf if self._room.gpus else min(self._room.memory, self._most_memory)
@@ -157,9 +173,13 @@ class TrialsOnRay:
     def _over_several(self, plan: Plan) -> Outcome:
         """One trial whose training is divided over workers of the cluster; what follows it is done here."""
         workers = Workers(self._ranks, self.threads, bool(self._room.gpus), None if self._room.gpus else machine())
-        trainer = partial(train_on_ray, workers)
-        engine = LocalEngine(self._folds, self._facts, self._deadline, self._progress, trainer)
-        return divided(engine.run(replace(plan, threads=0)), self._ranks)
+        until = Until(self._deadline, self._over.is_set)
+        engine = LocalEngine(self._folds, self._facts, until, self._progress, partial(train_on_ray, workers))
+        with self._counted():
+            outcome = divided(replace(plan, threads=0), engine, self._ranks, until)
+            if self._over.is_set():
+                raise SearchOverError
+            return outcome
 
     def _shared(self) -> Shared:
         """What all trials share, put into the cluster with the first: a run that goes on knows its machine only then."""
@@ -186,64 +206,87 @@ class TrialsOnRay:
 
     def _tried(self, plan: Plan) -> Outcome:
         """One trial, tried up to three times; the first attempt that comes to an end counts, and no other."""
+        begun = time.monotonic()
         with self._counted():
-            return self._followed(plan)
+            try:
+                return self._followed(plan)
+            except RayError as error:  # a task that could not even be begun
+                return failed(plan, f"{type(error).__name__}: {_first_line(error)}", begun)
 
     def _followed(self, plan: Plan) -> Outcome:
-        begun = late_after = self._heard[plan.number] = time.monotonic()
-        troubles: list[str] = []
-        attempts = [self._attempt(plan, 0)]
-        why: str | None
-        while True:
-            ended, waiting = ray.wait(attempts, timeout=_LOOK_EVERY_S)
-            if self._over.is_set():
-                return failed(plan, "InterruptedError: the search has ended", begun)
-            if ended:
-                try:
-                    outcome: Outcome = ray.get(ended[0])
-                except RayTaskError as error:  # the task's own error, which would come again
-                    return failed(plan, f"{type(error.cause).__name__}: {error.cause}".split("\n")[0], begun)
-                except RayError as error:
-                    why, attempts = f"{type(error).__name__}: {_first_line(error)}", waiting
+        begun, troubles, attempts = time.monotonic(), list[str](), self._attempt(plan)
+        try:
+            while True:
+                ended, _ = ray.wait(list(attempts), timeout=_LOOK_EVERY_S)
+                if self._over.is_set():
+                    raise SearchOverError
+                found: Outcome | str | None
+                if ended:
+                    found = self._result(plan, ended[0], attempts.pop(ended[0]), begun)
                 else:
-                    self._cancel(waiting)
-                    trial = replace(outcome.trial, tried_again=tuple(troubles))
-                    return replace(outcome, trial=trial)
-            else:
-                why = self._straggles(plan, late_after)
-            if why is None:
-                continue
-            note("trial lost", trial=plan.number, attempt=len(troubles), why=why)
-            troubles.append(why)
-            if len(troubles) > _MOST_RETRIES or self._deadline.left() <= 0:
-                self._cancel(attempts)
-                return failed(plan, troubles[-1], begun)
-            self._progress.say(f"Trial {plan.number} is tried again on another worker: {why}.")
-            late_after = self._heard[plan.number] = time.monotonic()
-            attempts = [*attempts, self._attempt(self._going_on(plan), len(troubles))]
+                    found = self._given_up(plan, begun) or self._straggles(plan)
+                if isinstance(found, Outcome):
+                    return replace(found, trial=replace(found.trial, tried_again=tuple(troubles)))
+                if found is None:
+                    continue
+                note("trial lost", trial=plan.number, attempt=len(troubles), why=found)
+                troubles.append(found)
+                if ended and attempts:
+                    continue  # another attempt is under way already
+                if len(troubles) > _MOST_RETRIES or self._deadline.left() <= 0:
+                    return failed(plan, found, begun)
+                self._progress.say(f"Trial {plan.number} is tried again on another worker: {found}.")
+                plan = plan.going_on(self._deadline.left())
+                attempts |= self._attempt(plan)
+        finally:
+            with self._keeping:
+                self._latest.pop(plan.number, None)
+            self._cancel(attempts)
 
-    def _straggles(self, plan: Plan, since: float) -> str | None:
-        """Why the latest attempt, begun at that time, should be made again elsewhere, if it should."""
-        now = time.monotonic()
-        if now - since > _LATE * plan.pace.seconds + _LATE_S:
-            return f"TimeoutError: the trial had {plan.pace.seconds:.0f} s and was not done after {now - since:.0f} s"
-        if now - self._heard[plan.number] > self._silent_s:
-            return f"TimeoutError: nothing was heard of the trial for {now - self._heard[plan.number]:.0f} s"
+    def _result(self, plan: Plan, task: Any, attempt: int, begun: float) -> Outcome | str:
+        """What an attempt that has ended gives; or why it is lost."""
+        try:
+            outcome: Outcome
+            outcome, kept = ray.get(task)
+        except RayTaskError as error:
+            why = f"{type(error.cause).__name__}: {error.cause}".split("\n")[0]
+            # The node's fault, and perhaps no other's; anything else would come again.
+            return why if isinstance(error.cause, (OSError, ImportError)) else failed(plan, why, begun)
+        except RayError as error:
+            return f"{type(error).__name__}: {_first_line(error)}"
+        self._keep(plan.number, attempt, plan.kept_in, kept)
+        return outcome
+
+    def _given_up(self, plan: Plan, begun: float) -> Outcome | None:
+        """What is recorded of a trial that is waited for no longer: the budget is used up, or the user wants to stop."""
+        now, budget_s = time.monotonic(), self._deadline.budget_s
+        if budget_s is not None and self._deadline.overdue() > _OVERDUE * budget_s and now - begun > plan.pace.seconds:
+            return failed(plan, "TimeoutError: the trial was not done when the budget was used up, and was ended", begun)
+        if self._stopped_at is not None and now - max(self._stopped_at, self._heard.get(plan.number, 0.0)) > _LAST_WORDS_S:
+            return interrupted(plan, begun)
         return None
 
-    def _going_on(self, plan: Plan) -> Plan:
-        """The plan with the time that is left for it."""
-        kept = plan.checkpoint(0, folds=1)
-        spent_s = kept.spent_s() if kept else 0.0
-        return replace(plan, pace=replace(plan.pace, seconds=min(plan.pace.seconds, spent_s + self._deadline.left())))
+    def _straggles(self, plan: Plan) -> str | None:
+        """Why the latest attempt should be made again elsewhere, if it should; one that waits for a place is not late."""
+        now, began = time.monotonic(), self._began.get(plan.number)
+        if began is None:
+            return None
+        if now - began > _LATE * plan.pace.seconds + _LATE_S:
+            return f"TimeoutError: the trial had {plan.pace.seconds:.0f} s and was not done after {now - began:.0f} s"
+        silent_s = now - self._heard[plan.number]
+        return f"TimeoutError: nothing was heard of the trial for {silent_s:.0f} s" if silent_s > self._silent_s else None
 
-    def _attempt(self, plan: Plan, attempt: int) -> Any:
-        """The task, which waits in the cluster for a place with the cores, memory and GPU that it needs."""
+    def _attempt(self, plan: Plan) -> dict[Any, int]:
+        """The task, which waits in the cluster for a place with the cores, memory and GPU that it needs, and its number."""
+        attempt = next(self._attempts)
+        with self._keeping:
+            self._latest[plan.number] = attempt
+            self._began.pop(plan.number, None)
         kept: dict[str, bytes] = {}
         token = None
         if plan.kept_in is not None:
-            kept = {file.name: file.read_bytes() for file in plan.kept_in.glob("checkpoint-*.safetensors")}
             with suppress(OSError):
+                kept = {file.name: file.read_bytes() for file in plan.kept_in.glob("checkpoint-*.safetensors")}
                 token = None if self._carry else hashlib.sha256((plan.kept_in / "plan.json").read_bytes()).hexdigest()
         need = need_of_plan(plan, self._train, self._facts).of(plan.recipe.batch_size)
         placed = self._trial.options(
@@ -253,9 +296,9 @@ class TrialsOnRay:
             memory=None if self._room.gpus else int(min(need, self._room.memory)) or None,
             max_retries=0,  # tried again from here, where checkpoints and the time that is left are known
         )
-        return placed.remote(Errand(plan, attempt, token, kept), self._shared(), self._board)
+        return {placed.remote(Errand(plan, attempt, token, kept), self._shared(), self._board): attempt}
 
-    def _cancel(self, attempts: Sequence[Any]) -> None:
+    def _cancel(self, attempts: Iterable[Any]) -> None:
         for each in attempts:
             with suppress(RayError, ValueError):
                 ray.cancel(each, force=True)
@@ -267,16 +310,18 @@ class TrialsOnRay:
         """
         probe = ray.remote(ray_tasks.probe)
         nodes = [node for node in _nodes() if node["Resources"].get("CPU", 0) >= 1]
-        tasks = {
-            probe.options(
-                num_cpus=1,
-                num_gpus=min(self._room.gpus, node["Resources"].get("GPU", 0)),
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote(by_name): node
-            for node in nodes
-        }
+        tasks: dict[Any, dict[str, Any]] = {}
+        for node in nodes:
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            gpus = min(self._room.gpus, node["Resources"].get("GPU", 0))
+            threads = min(self.threads, int(node["Resources"]["CPU"]))
+            placed = probe.options(num_cpus=threads, num_gpus=gpus, scheduling_strategy=place)
+            # As many as there will be trials, so that none of these waits for libraries.
+            for _ in range(int(node["Resources"]["CPU"]) // threads):
+                tasks[placed.remote(by_name)] = node
         try:
-            answers = dict(zip(tasks, ray.get(list(tasks), timeout=_PROBED_WITHIN_S), strict=True))
+            within_s = max(_PROBED_AT_LEAST_S, min(_PROBED_WITHIN_S, self._deadline.left()))
+            answers = dict(zip(tasks, ray.get(list(tasks), timeout=within_s), strict=True))
         except RayError as error:
             raise OptionError(f"A node of the Ray cluster cannot run pixelfit: {_first_line(error)}.") from error
         here = Versions.here()
@@ -299,32 +344,42 @@ class TrialsOnRay:
 
     def _listen(self) -> None:
         """Pass on what trials tell, and tell them when the user wants to stop."""
-        stopped = False
         while not self._over.wait(_LISTEN_EVERY_S):
             try:
-                for number, kind, *rest in ray.get(self._board.heard.remote()):
-                    self._heard[number] = time.monotonic()
-                    self._tell(number, kind, rest)
-                if self._deadline.interrupted and not stopped:
-                    stopped = True
-                    self._board.stop.remote()
-            except (RayError, RuntimeError) as error:
-                if not self._over.is_set():
-                    note("board lost", error=error)
-                return
+                for number, attempt, kind, *rest in ray.get(self._board.heard.remote()):
+                    self._tell(number, attempt, kind, rest)
+                if self._deadline.interrupted:
+                    self._stopped_at = self._stopped_at or time.monotonic()
+                    self._board.stop.remote()  # again and again, since a board that had to be begun anew knows nothing
+            except RayError as error:
+                note("board lost", error=error)
+            except Exception as error:  # noqa: BLE001 - whoever watches must not make the search deaf
+                note("not passed on", error=error)
 
-    def _tell(self, number: int, kind: str, rest: Sequence[Any]) -> None:
-        if kind == "advance":
+    def _tell(self, number: int, attempt: int, kind: str, rest: Sequence[Any]) -> None:
+        self._heard[number] = time.monotonic()
+        if kind == "begun":
+            if self._latest.get(number) == attempt:
+                self._began[number] = time.monotonic()
+        elif kind == "advance":
             self._progress.advance_trial(number, *rest)
         elif kind == "check":
             epoch, score, fold, folds = rest
             self._progress.check_trial(number, epoch, score, fold=fold, folds=folds)
         elif kind == "kept":
             folder, name, content = rest
-            with suppress(OSError), written_beside(Path(folder) / name) as beside:
-                beside.write_bytes(content)
+            self._keep(number, attempt, Path(folder), {name: content})
         else:
             pass_on(*rest)
+
+    def _keep(self, number: int, attempt: int, folder: Path | None, files: Mapping[str, bytes]) -> None:
+        """Write checkpoints that a worker has sent, unless its attempt counts no longer."""
+        with self._keeping:
+            if folder is None or self._latest.get(number) != attempt:
+                return
+            for name, content in files.items():
+                with suppress(OSError), written_beside(folder / name) as beside:
+                    beside.write_bytes(content)
 
 
 def _by_name(store: Array) -> StoreAt | None:

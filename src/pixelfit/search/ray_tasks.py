@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayError
 
 from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
@@ -80,7 +81,7 @@ class Board:
         self._stopped = False
 
     def tell(self, *told: Any) -> None:
-        """Write it down: the trial's number, what kind of thing, and the thing."""
+        """Write it down: the trial's and the attempt's numbers, what kind of thing, and the thing."""
         self._told.append(told)
 
     def heard(self) -> list[tuple[Any, ...]]:
@@ -100,26 +101,33 @@ class Board:
 _households: dict[Any, Household] = {}  # of the search for which this worker works, since taking it apart takes time
 
 
-def trial(errand: Errand, shared: Shared, board: Any) -> Outcome:
-    """Run a trial in this worker."""
+def trial(errand: Errand, shared: Shared, board: Any) -> tuple[Outcome, dict[str, bytes]]:
+    """Run a trial in this worker; its outcome, and the checkpoints of one that was interrupted where they are not seen."""
+    teller = _Teller(board, errand.plan.number, errand.attempt)
+    teller.tell("begun")
     household = _households.get(shared.household)
     if household is None:
         _households.clear()
         store = shared.store.open() if isinstance(shared.store, StoreAt) else ray.get(shared.store)
         household = _households[shared.household] = unpacked(ray.get(shared.household), store)
     hand_down(household.machine)
-    teller = _Teller(board, errand.plan.number)
     before = LOGGER.handlers[:], LOGGER.level
     LOGGER.handlers[:] = [Told(lambda event, fields: teller.tell("note", event, fields))]
     LOGGER.setLevel(logging.INFO)
     try:
         with _checkpoints_kept(errand, teller) as plan:
             outcome = LocalEngine(household.folds, household.facts, _Asked(teller), teller).run(plan)
+            elsewhere = plan.kept_in != errand.plan.kept_in and outcome.trial.state == "interrupted"
+            kept = _checkpoints(plan.kept_in) if elsewhere and plan.kept_in is not None else {}
     finally:
         LOGGER.handlers[:], LOGGER.level = before
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the worker waits for another trial, and others share the GPU
-    return outcome
+    return outcome, kept
+
+
+def _checkpoints(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("checkpoint-*.safetensors")}
 
 
 def probe(at: StoreAt | None) -> tuple[Versions, bool, Machine | None]:
@@ -174,15 +182,15 @@ def _checksum(file: Path) -> str | None:
 class _Teller(Silent):
     """A Progress that writes on the board."""
 
-    def __init__(self, board: Any, number: int) -> None:
-        self._board, self._number = board, number
+    def __init__(self, board: Any, number: int, attempt: int) -> None:
+        self._board, self._number, self._attempt = board, number, attempt
         self._asked = board.is_stopped.remote()
         self._ask_at = time.monotonic() + _ASK_EVERY_S
         self._tell_at = 0.0
         self.is_stopped = False
 
     def tell(self, kind: str, *rest: Json) -> None:
-        self._board.tell.remote(self._number, kind, *rest)
+        self._board.tell.remote(self._number, self._attempt, kind, *rest)
 
     def advance_trial(self, number: int, fraction: float, detail: str) -> None:
         if time.monotonic() >= self._tell_at:
@@ -197,9 +205,13 @@ class _Teller(Silent):
         now = time.monotonic()
         if not self.is_stopped and now >= self._ask_at:
             self._ask_at = now + _ASK_EVERY_S
-            answered, _ = ray.wait([self._asked], timeout=0)
+            try:
+                answered, _ = ray.wait([self._asked], timeout=0)
+                if answered:
+                    self.is_stopped = bool(ray.get(self._asked))
+            except RayError:  # the board is being begun anew
+                answered = [self._asked]
             if answered:
-                self.is_stopped = bool(ray.get(self._asked))
                 self._asked = self._board.is_stopped.remote()
         return self.is_stopped
 

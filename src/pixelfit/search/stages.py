@@ -286,6 +286,8 @@ class Stages:
         length_s = min(self.left() / 3, _FINAL_LENGTHS * self._all_epochs_s(_recipe(contenders[0])))
         before, first = self.planned, min(self.slots, _MOST_FINALS)
         for place in range(first):  # those side by side cost no time, and will be averaged if they are no worse
+            if place and self._done():
+                break
             yield self._final(contenders, place, length_s), None
         yield from self._all_ended()
         if self._exponent(FULL_LENGTH) > AVERAGING_EXPONENT:
