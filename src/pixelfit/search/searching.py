@@ -20,9 +20,10 @@ from pixelfit.runs import RunFolder, rank
 from pixelfit.search.cost import CostModel
 from pixelfit.search.earlier import Earlier
 from pixelfit.search.engine import SEEDS_A_RUN, Engine, LocalEngine, Plan
+from pixelfit.search.limits import Limits
 from pixelfit.search.side_by_side import SideBySide
 from pixelfit.search.space import Space
-from pixelfit.search.stages import Limits, Stages
+from pixelfit.search.stages import Stages
 from pixelfit.search.study import Asked, Study
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace

@@ -25,6 +25,7 @@ from pixelfit.search.gains import (
     snapshots_pay,
     time_exponent,
 )
+from pixelfit.search.limits import Limits
 from pixelfit.search.losing import bar
 from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, pays, seconds_to_refit, share_without
@@ -59,21 +60,6 @@ _TRIES = 8  # recipes that the sampler may propose until one is fast enough
 
 # A trial to be run, and the study's question that it answers; None: nothing more can be decided until all under way have ended.
 Step: TypeAlias = tuple[Plan, Asked | None] | None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What bounds a search besides the clock.
-
-    The number of trials; the steps that each takes, if fixed; the milliseconds that the model may take for one picture;
-    whether time is kept to distil the ensemble afterwards. With them the seed, which decides the rest.
-    """
-
-    trials: int | None = None
-    steps: int | None = None
-    latency_ms: float = math.inf
-    distill: bool = False
-    seed: int = 0
 
 
 @dataclass

@@ -1,0 +1,21 @@
+"""What bounds a search besides the clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a search besides the clock.
+
+    The number of trials; the steps that each takes, if fixed; the milliseconds that the model may take for one picture;
+    whether time is kept to distil the ensemble afterwards. With them the seed, which decides the rest.
+    """
+
+    trials: int | None = None
+    steps: int | None = None
+    latency_ms: float = math.inf
+    distill: bool = False
+    seed: int = 0
