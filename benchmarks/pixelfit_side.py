@@ -16,9 +16,10 @@ from pixelfit.models.model import Model
 from pixelfit.progress import Silent
 from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.space import build_space
-from pixelfit.training.loop import Lesson, train
+from pixelfit.training.loop import Job, Lesson, train
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Check, Pace
+from pixelfit.training.parallel import train_on
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import UNNAMED, Array, Fold, Task
 
@@ -77,6 +78,12 @@ def step_seconds(recipe: Recipe, lesson: Lesson, steps: Sequence[int]) -> float:
     few, many = steps
     short = trained(recipe, lesson, few)[1]
     return (trained(recipe, lesson, many)[1] - short) / (many - few)
+
+
+def divided_step_seconds(recipe: Recipe, lesson: Lesson, steps: int, ranks: int) -> float:
+    """Seconds of one step of a training by so many ranks, which share the threads of this process."""
+    job = Job(recipe, lesson, 0, Pace(steps=steps))
+    return train_on(ranks, job, monitor=_Unwatched(), stopped=lambda: False).step_s / steps
 
 
 def digits_like(count: int, side: int, *, channels: int = 1, seed: int = 0) -> tuple[Array, Array]:

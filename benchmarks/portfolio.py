@@ -16,7 +16,7 @@ from pixelfit.models import FAMILIES, Family
 from pixelfit.models.family import Choice, Dimension
 from pixelfit.search.cost import CostModel
 from pixelfit.search.space import build_space
-from pixelfit.training.loop import Lesson
+from pixelfit.training.job import Lesson
 from pixelfit.types import Json
 
 _FILE = shared.ROOT / "src" / "pixelfit" / "search" / "portfolio.json"

@@ -27,7 +27,7 @@ from pixelfit.environment import usable_cores
 from pixelfit.options import checked_options
 from pixelfit.progress import Progress, Silent
 from pixelfit.runs import RunFolder
-from pixelfit.search.apart import TrialsApart
+from pixelfit.search.apart import TrialsApart, Turns
 from pixelfit.search.engine import LocalEngine, Outcome, Plan
 from pixelfit.search.losing import Bar
 from pixelfit.search.nursery import Nursery
@@ -214,6 +214,18 @@ def test_trials_run_side_by_side(data: tuple[Facts, Splits]) -> None:
         here = alone.run(Plan(number, "portfolio", recipe, Pace(steps=2_000), seed=number, threads=apart.threads))
         assert outcome.trial.metrics == here.trial.metrics
         assert outcome.trial.threads == apart.threads
+
+
+def test_trials_take_turns_at_the_gpus() -> None:
+    gpus = Turns(2)
+    with gpus.one() as first, gpus.one() as second:
+        assert (first, second) == (0, 1)
+        with gpus.one() as third:
+            assert third == 0
+    with gpus.one() as again:
+        assert again == 0
+    with Turns(0).one() as none:
+        assert none is None
 
 
 def test_a_search_without_a_nursery_goes_on(data: tuple[Facts, Splits], monkeypatch: pytest.MonkeyPatch) -> None:

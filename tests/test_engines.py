@@ -35,14 +35,14 @@ from pixelfit.search.engine import Engine, LocalEngine, Outcome, Plan
 from pixelfit.search.losing import Bar
 from pixelfit.search.nursery import Nursery
 from pixelfit.search.space import build_space
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import Facts, Splits
 
 OBJECTS = 100_000_000  # bytes of a node's object store
 Made = Callable[..., AbstractContextManager[Engine]]
-pytestmark = [pytest.mark.timeout(600), pytest.mark.apart]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,12 @@ def test_the_contract_of_an_engine(made: Made, data: tuple[Facts, Splits], recip
         long = planned(recipe, 13, pace=Pace(steps=400), kept_in=folder)
         whole = here.run(replace(long, kept_in=None))
         stopped = Deadline(None)
-        interrupted = LocalEngine(data[1].folds, data[0], stopped, _Stops(stopped, after=3)).run(long)
+
+        class Stops(Silent):
+            def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
+                stopped.interrupt()
+
+        interrupted = LocalEngine(data[1].folds, data[0], stopped, Stops()).run(long)
         assert interrupted.trial.state == "interrupted"
         assert (folder / "checkpoint-0.safetensors").is_file()
         assert same(engine.run(long), whole)
@@ -169,23 +174,40 @@ def test_the_contract_of_an_engine(made: Made, data: tuple[Facts, Splits], recip
     assert checks[1] == [look["score"] for look in plain.history]
 
 
-class _Stops(Silent):
-    def __init__(self, deadline: Deadline, *, after: int) -> None:
-        self.deadline, self.left = deadline, after
-
-    def check_trial(self, number: int, epoch: float, score: float, *, fold: int, folds: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.deadline.interrupt()
-
-
 def test_a_request_to_stop_reaches_every_trial(made: Made, recipe: Recipe) -> None:
     deadline = Deadline(None)
-    with made(deadline=deadline, progress=_Stops(deadline, after=1)) as engine, ThreadPoolExecutor(engine.slots) as pool:
+
+    class Stops(Silent):
+        def advance_trial(self, number: int, fraction: float, detail: str) -> None:
+            deadline.interrupt()
+
+    with made(deadline=deadline, progress=Stops()) as engine, ThreadPoolExecutor(engine.slots) as pool:
         plans = [planned(recipe, number, pace=Pace(steps=50_000)) for number in range(engine.slots)]
         outcomes = list(pool.map(engine.run, plans))
     assert {outcome.trial.state for outcome in outcomes} == {"interrupted"}
     assert all(0 < outcome.trial.steps < 50_000 for outcome in outcomes)
+
+
+@pytest.mark.parametrize("where", ["apart", "ray"])
+def test_a_long_training_that_runs_alone_is_divided(
+    where: str, request: pytest.FixtureRequest, data: tuple[Facts, Splits], recipe: Recipe, tmp_path: Path
+) -> None:
+    plan = planned(recipe, purpose="full length", alone=True, kept_in=tmp_path)
+    whole = LocalEngine(data[1].folds, data[0], Deadline(None), Silent()).run(replace(plan, kept_in=None))
+    if where == "ray":
+        request.getfixturevalue("cluster")
+        from pixelfit.search.on_ray import TrialsOnRay
+
+        engine: Any = TrialsOnRay(ranks=2)
+    else:
+        engine = TrialsApart(ranks=2)
+    with engine:
+        engine.ready(data[1].folds, data[0], Deadline(None), Silent())
+        outcome = engine.run(plan)
+        beside = engine.run(replace(plan, alone=False)).trial
+    assert (outcome.trial.state, outcome.trial.ranks, outcome.trial.steps) == ("complete", 2, 60)
+    assert (beside.state, beside.ranks) == ("complete", 1)
+    assert outcome.trial.metrics["rmse"] < 2 * whole.trial.metrics["rmse"] + 0.1
 
 
 def scored(run: Run) -> list[tuple[int, str, str, object]]:

@@ -25,7 +25,7 @@ from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.runs import RunFolder
 from pixelfit.search.engine import LocalEngine, Plan
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Augmentation, Recipe

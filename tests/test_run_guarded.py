@@ -21,7 +21,7 @@ from pixelfit.progress import Silent
 from pixelfit.runlog import logged, note
 from pixelfit.runs import RunFolder
 from pixelfit.search import engine
-from pixelfit.training.loop import Lesson
+from pixelfit.training.job import Lesson
 from pixelfit.types import Json
 
 HOLDS = (

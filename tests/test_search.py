@@ -184,6 +184,7 @@ class _Begun:
         )  # fmt: skip
         self.folder.write_trial(trial, [], [self.model], predicted(self.splits.validation.targets + error))
         self.state.trials.append(trial)
+        self.state.planned = len(self.state.trials)
         return trial
 
 

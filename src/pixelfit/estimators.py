@@ -39,7 +39,8 @@ class _ImageEstimator(BaseEstimator):
         max_latency: longest time that the model may take for one picture, such as ``"5ms"`` or a number of milliseconds.
         engine: where trials run: ``"local"``, or ``"ray"`` for a Ray cluster.
         address: of the Ray cluster: ``"auto"`` or ``"HOST:PORT"``. Default: one that is started for this fit.
-        workers: trials side by side. Default: one here, on Ray as many as there is room for.
+        workers: trials side by side. Default: one here, or one a GPU; on Ray as many as there is room for.
+        ranks: workers of the cluster, or GPUs here, over which each long training that runs alone is divided.
         memory: what the search and a trial may take together, such as ``"2GB"``. Default: what there is.
         distill: whether one small model is to learn what the best ensemble predicts, and take its place.
         folds: folds of a cross-validation; 1 for a single validation set. Default: 5 where pictures are few.
@@ -69,6 +70,7 @@ class _ImageEstimator(BaseEstimator):
         engine: str = "local",
         address: str | None = None,
         workers: int | None = None,
+        ranks: int = 1,
         memory: str | int | None = None,
         distill: bool = False,
         folds: int | None = None,
@@ -90,6 +92,7 @@ class _ImageEstimator(BaseEstimator):
         self.engine = engine
         self.address = address
         self.workers = workers
+        self.ranks = ranks
         self.memory = memory
         self.distill = distill
         self.folds = folds
@@ -141,6 +144,7 @@ class _ImageEstimator(BaseEstimator):
             engine=self.engine,
             address=self.address,
             workers=self.workers,
+            ranks=self.ranks,
             memory=self.memory,
             distill=self.distill,
             folds=self.folds,

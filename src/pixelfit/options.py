@@ -58,6 +58,7 @@ class FitOptions(BaseModel):
     engine: Literal["local", "ray"] = "local"
     address: str | None = None
     workers: Annotated[int | None, Field(ge=1, le=MOST_WORKERS)] = None
+    ranks: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     memory: Annotated[int | None, BeforeValidator(lambda value: None if value is None else parse_memory(value))] = None
     distill: bool = False
     folds: Annotated[int | None, Field(ge=1, le=MOST_FOLDS)] = None

@@ -21,7 +21,7 @@ from pixelfit.resume import as_begun, read_again
 from pixelfit.runs import RunFolder
 from pixelfit.search.engine import Engine, LocalEngine, Plan
 from pixelfit.search.refit import Refit
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Course, Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import DISTILLED, Facts, Json, Splits, Trial
@@ -104,6 +104,8 @@ def _needed(folder: RunFolder, recorded: dict[int, Trial], members: Sequence[int
             found[number] = recorded[number]
             number = recorded[number].continues
     for trial in found.values():
+        if trial.ranks > 1:
+            raise RunError(f"Trial {trial.number} was divided over {trial.ranks} ranks, and a replay trains on one.")
         if not trial.planned:
             raise RunError(f"The run in {folder.path} is of an older pixelfit, which did not record all that a replay needs.")
     return [found[number] for number in sorted(found)]

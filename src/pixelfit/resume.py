@@ -23,7 +23,7 @@ from pixelfit.types import Facts, Json, Splits
 # Options that say where a run is and how it begins, not what it does.
 _ABOUT_THE_FOLDER = ("out", "overwrite", "resume")
 # Options that say what a run is done with: it may go on with others.
-_MEANS = ("engine", "address", "workers", "track")
+_MEANS = ("engine", "address", "workers", "ranks", "track")
 _PATHS = ("test", "weights", "data_dir")  # options that may be relative to the folder in which the run was begun
 _AS_BEFORE: Mapping[str, Json] = {}
 

@@ -397,6 +397,7 @@ class Trial:
     interval: tuple[float, float] | None = None  # 95 %, of the metric that trials are ranked by; None for a failed trial
     looks: Sequence[tuple[int, float]] = ()  # the first fold's scores, each after so many eighths of its steps
     threads: int = 0  # with which it was trained; 0: all that the machine has
+    ranks: int = 1  # processes over which each training was divided
     tried_again: Sequence[str] = ()  # what became of each attempt before the one that this is
 
     @staticmethod

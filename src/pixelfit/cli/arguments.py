@@ -40,7 +40,11 @@ AddressOption = Annotated[
     typer.Option(metavar="auto|HOST:PORT", help="Of the Ray cluster. Default: one that is started here for this command."),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Trials side by side. Default: one here, on Ray as many as there is room for.")
+    int | None,
+    typer.Option(metavar="N", help="Trials side by side. Default: one here, or one a GPU; on Ray as many as there is room for."),
+]
+RanksOption = Annotated[
+    int, typer.Option(metavar="N", help="Divide each long training that runs alone over N workers of the cluster, or GPUs here.")
 ]
 DistillOption = Annotated[bool, typer.Option("--distill", help="Teach one small model what the best ensemble predicts.")]
 AugmentOption = Annotated[

@@ -8,26 +8,30 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import psutil
+import torch
 
 from pixelfit.deadline import Deadline
 from pixelfit.environment import memory_limit, usable_cores
 from pixelfit.models import FAMILIES
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
-from pixelfit.search.births import Household, StoreAt, message, packed, unpacked
-from pixelfit.search.engine import LocalEngine, Outcome, Plan, failed
+from pixelfit.search.births import Household, message
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, divided, failed, is_divided
 from pixelfit.search.memory import Means, as_memory_allows
 from pixelfit.search.nursery import Child, Nursery
 from pixelfit.training.machine import machine
-from pixelfit.types import Array, Facts, Fold
+from pixelfit.training.parallel import train_on
+from pixelfit.training.passing import StoreAt, packed, unpacked
+from pixelfit.types import Facts, Fold
 
 _LOOK_EVERY_S = 0.25
 _LATE, _LATE_S = 1.5, 10.0  # a trial that takes so many times its seconds, and so many more, hangs
@@ -38,21 +42,27 @@ class TrialsApart:
     """Runs trials in children of a process that is started early, so that its imports take no time of the search.
 
     Where there can be no such process, trials run in this one. ``workers`` is how many trials run side by side, each with
-    its share of the processor. ``silent_s`` is how long a trial may be silent; ``most_memory`` bytes may this process and
-    its trials take together; ``nursery`` is the process, if it has begun already, and is ended from here.
+    its share of the processor; by default one, or one on each GPU. A long training that has nothing beside it is divided
+    over ``ranks`` processes. ``silent_s`` is how long a trial may be silent;
+    ``most_memory`` bytes may this process and its trials take together; ``nursery`` is the process, if it has begun
+    already, and is ended from here.
     """
 
     def __init__(
         self,
         *,
-        workers: int = 1,
+        workers: int | None = None,
+        ranks: int = 1,
         silent_s: float = 1800.0,
         most_memory: float = math.inf,
         nursery: Nursery | None = None,
     ) -> None:
         self._silent_s, self._most_memory = silent_s, most_memory
         self._nursery = nursery or (Nursery() if Nursery.can_be() else None)
-        self.slots = workers if self._nursery is not None else 1
+        self._ranks = ranks
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        self._gpus = Turns(gpus)
+        self.slots = (workers or max(1, gpus)) if self._nursery is not None else 1
         self.threads = max(1, usable_cores() // self.slots) if self.slots > 1 else 0
         self._has_household = False
         self._here: LocalEngine | None = None
@@ -72,7 +82,7 @@ class TrialsApart:
         self._here = LocalEngine(folds, facts, deadline, progress)
         self._store = folds[0].train.store
         if self._nursery is not None:
-            self._at = _at(self._store, self._nursery.memory)
+            self._at = StoreAt.of(self._store) or StoreAt.copied(self._store, self._nursery.memory)
             if not self._nursery.is_ready():
                 note("nursery did not start")
                 self._end()
@@ -82,8 +92,15 @@ class TrialsApart:
         assert self._here is not None
         plan = plan if plan.threads or self.slots == 1 or plan.alone else replace(plan, threads=self.threads)
         run = self._here.run if self._nursery is None else self._once
+        if is_divided(plan, self._ranks, self._folds, self._facts):
+            run = self._over_several
         means = Means(self._folds[0].train, self._facts, self._deadline, self._progress)
         return as_memory_allows(plan, run, means, room=self._room(1 if plan.alone else self.slots))
+
+    def _over_several(self, plan: Plan) -> Outcome:
+        trainer = partial(train_on, self._ranks)
+        engine = LocalEngine(self._folds, self._facts, self._deadline, self._progress, trainer)
+        return divided(engine.run(plan), self._ranks)
 
     def _room(self, beside: int) -> float:
         """Bytes that one of so many trials may take; on a GPU its own memory counts, which is not planned."""
@@ -99,8 +116,8 @@ class TrialsApart:
         except OSError as error:
             return failed(plan, f"ProcessError: no process for the trial could be started: {error}", begun)
         self._children.add(child.process)
-        with child.connection:
-            outcome, why = self._followed(plan, child.process, child.connection, begun)
+        with child.connection, self._gpus.one() as gpu:
+            outcome, why = self._followed(plan, child, gpu, begun)
         status = child.how_it_ended()
         self._children.discard(child.process)
         if outcome is not None:
@@ -131,11 +148,11 @@ class TrialsApart:
         family = FAMILIES.get(plan.recipe.family)  # a child may know others
         return nursery.child(family.loads if family else ())
 
-    def _followed(self, plan: Plan, child: int, connection: Connection, begun: float) -> tuple[Outcome | None, str | None]:
+    def _followed(self, plan: Plan, child: Child, gpu: int | None, begun: float) -> tuple[Outcome | None, str | None]:
         """The trial's outcome; or None, with the reason if it was ended from here."""
-        heard, told_to_stop = time.monotonic(), False
+        heard, told_to_stop, connection = time.monotonic(), False, child.connection
         try:
-            connection.send_bytes(packed(plan, self._store))
+            connection.send_bytes(packed((plan, gpu), self._store))
             while True:
                 if connection.poll(_LOOK_EVERY_S):
                     heard = time.monotonic()
@@ -146,9 +163,9 @@ class TrialsApart:
                 if self._deadline.interrupted and not told_to_stop:
                     told_to_stop = True
                     connection.send("stop")
-                why = self._fault(plan, child, begun, heard)
+                why = self._fault(plan, child.process, begun, heard)
                 if why is not None:
-                    os.kill(child, signal.SIGKILL)
+                    os.kill(child.process, signal.SIGKILL)
                     return None, why
         except (EOFError, ConnectionError):
             return None, None
@@ -189,13 +206,27 @@ class TrialsApart:
             self._nursery = None
 
 
-def _at(store: Array, memory: int) -> StoreAt:
-    """Where the children find the store: in its own file, or in shared memory, into which it is copied."""
-    if isinstance(store, np.memmap) and isinstance(store.filename, (str, os.PathLike)) and store.flags["C_CONTIGUOUS"]:
-        return StoreAt(os.fspath(store.filename), int(store.offset), store.dtype.str, store.shape)
-    with os.fdopen(os.dup(memory), "wb") as out:
-        out.write(np.ascontiguousarray(store).data)
-    return StoreAt(None, 0, store.dtype.str, store.shape)
+class Turns:
+    """Which of so many GPUs a trial is to use: the one that the fewest use."""
+
+    def __init__(self, count: int) -> None:
+        self._users = [0] * count
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[int | None]:
+        """The GPU's number, taken for the block; None where there is none."""
+        if not self._users:
+            yield None
+            return
+        with self._lock:
+            gpu = self._users.index(min(self._users))
+            self._users[gpu] += 1
+        try:
+            yield gpu
+        finally:
+            with self._lock:
+                self._users[gpu] -= 1
 
 
 def _reason(status: int | None) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
-import mmap
 import os
 import pickle
 import signal
@@ -19,11 +18,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
-import numpy as np
+import torch
 
 from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
@@ -31,28 +29,12 @@ from pixelfit.runlog import FIELDS, LOGGER
 from pixelfit.search.engine import LocalEngine, Plan
 from pixelfit.search.nursery import LONGEST_ORDER, READY, STATUS
 from pixelfit.training.machine import Machine, hand_down
+from pixelfit.training.passing import StoreAt, packed, unpacked
 from pixelfit.types import Array, Facts, Fold
 
 # Loaded with the first optimiser, which would take each child a second.
 _LATER_OTHERWISE = ("torch._dynamo",)
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
-
-
-@dataclass(frozen=True)
-class StoreAt:
-    """Where the store of pictures lies: in a file of that name, or, without one, in the shared memory that was handed over."""
-
-    name: str | None
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    def open(self, memory: int) -> Array:
-        """The store, mapped; ``memory`` is the shared memory's descriptor."""
-        if self.name is not None:
-            return np.memmap(self.name, self.dtype, "r", self.offset, self.shape)
-        mapped = mmap.mmap(memory, 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -64,39 +46,17 @@ class Household:
     machine: Machine
 
 
-def packed(thing: object, store: Array) -> bytes:
-    """The thing pickled, with a mark in place of the store: both ends are this program."""
-    out = BytesIO()
-
-    class Packer(pickle.Pickler):
-        def persistent_id(self, part: Any) -> str | None:
-            return "store" if part is store else None
-
-    Packer(out, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
-    return out.getvalue()
-
-
-def unpacked(content: bytes, store: Array) -> Any:
-    """What was packed, with this store."""
-
-    class Unpacker(pickle.Unpickler):
-        def persistent_load(self, name: str) -> Array:
-            return store
-
-    return Unpacker(BytesIO(content)).load()
-
-
 def main() -> None:
     """Wait for trials until the other end is gone."""
-    die_with_parent(int(sys.argv[3]))
+    die_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control, memory = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    for module in (*_LATER_OTHERWISE, *sys.argv[4:]):
+    control = socket.socket(fileno=int(sys.argv[1]))
+    for module in (*_LATER_OTHERWISE, *sys.argv[3:]):
         importlib.import_module(module)
     control.sendall(READY)
     with control.makefile("rb") as incoming:
         at: StoreAt = pickle.loads(_message(incoming))  # noqa: S301 - from the process that started this one
-        store = at.open(memory)
+        store = at.open()
         household: Household = unpacked(_message(incoming), store)
     control.sendall(READY)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for those who wait for the trials
@@ -151,7 +111,10 @@ def _wait_for_a_trial(handed: int, told: int, household: Household, store: Array
 def _be_a_trial(handed: int, household: Household, store: Array) -> None:
     connection = Connection(handed)
     try:
-        plan: Plan = unpacked(connection.recv_bytes(), store)
+        plan: Plan
+        plan, gpu = unpacked(connection.recv_bytes(), store)
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         hand_down(household.machine)
         LOGGER.handlers[:] = [Told(lambda event, fields: connection.send(("note", event, fields)))]
         LOGGER.setLevel(logging.INFO)

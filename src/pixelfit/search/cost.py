@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from pixelfit.types import PictureSpec, Trial
 
 _BACKWARD = 3  # a step costs the forward pass and twice as much again backwards
 _LEAST_STEP_S = 5e-4  # Python and the optimiser, however small the net
+_FEW_NETS = 20
+_counted = itertools.count()
 _SHARE_OF_PROBE = 0.8  # of the speed that `machine` times, whole nets with their augmentation reach about so much
 
 
@@ -65,10 +68,12 @@ class CostModel:
 def _forward_operations(family: str, architecture: tuple[tuple[str, object], ...], spec: PictureSpec) -> int:
     """Floating-point operations for one picture in convolutions and linear layers, where nearly all of them are.
 
-    Counted while one empty picture passes. (torch.utils.flop_counter counts the same, and torch's meta device would do
-    without the pass, but each takes more than a second to load, a tenth of the shortest useful budget.)
+    Counted while one empty picture passes. (torch.utils.flop_counter counts the same, and torch's meta device does without
+    the pass, but each takes more than a second to load, a tenth of the shortest useful budget. A long search is another
+    matter: of 300 trials' decisions half the time went into these passes, a tenth of a second for each net.)
     """
-    with torch.random.fork_rng(devices=[]):
+    device = torch.device("cpu" if next(_counted) < _FEW_NETS else "meta")
+    with device, torch.random.fork_rng(devices=[]):
         module = FAMILIES[family].build(spec, 1, dict(architecture)).eval()
     counted = 0
 
@@ -82,5 +87,5 @@ def _forward_operations(family: str, architecture: tuple[tuple[str, object], ...
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             layer.register_forward_hook(count)
     with torch.inference_mode():
-        module(torch.zeros(1, spec.channels, spec.height, spec.width))
+        module(torch.zeros(1, spec.channels, spec.height, spec.width, device=device))
     return counted

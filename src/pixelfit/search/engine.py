@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,13 +22,15 @@ from pixelfit.progress import Progress
 from pixelfit.runlog import note
 from pixelfit.search.losing import Bar, looks_of
 from pixelfit.training.checkpoint import Checkpoint
-from pixelfit.training.loop import Lesson, Start, Trained, train
+from pixelfit.training.job import Job, Lesson, Monitor, Start, Trained
+from pixelfit.training.loop import train_alone
 from pixelfit.training.machine import with_threads
 from pixelfit.training.pace import MOST_LOOKS, Check, Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import REFIT, Examples, Facts, Fold, Forecast, Json, Trial, TrialState
+from pixelfit.types import FULL_LENGTH, REFIT, Examples, Facts, Fold, Forecast, Json, Trial, TrialState
 
 SEEDS_A_RUN = 10_000  # a trial's seed is the run's, times this, and its number
+_WORTH_DIVIDING_S = 30.0  # ranks take some seconds to start
 _LATENCIES = 5
 _TIMED = 64  # pictures, to see how long a prediction takes
 
@@ -83,14 +85,25 @@ class Engine(Protocol):
         """Run one trial. A failure is recorded with its error and does not leave this function."""
 
 
+class Trainer(Protocol):
+    """Does a training: in this process, or divided over several."""
+
+    def __call__(
+        self, job: Job, *, monitor: Monitor, stopped: Callable[[], bool], checkpoint: Checkpoint | None = None
+    ) -> Trained:
+        """See ``train``."""
+
+
 class LocalEngine:
-    """Runs trials in this process, one at a time."""
+    """Runs trials in this process, one at a time; ``trainer`` does their trainings."""
 
     slots, threads = 1, 0
 
-    def __init__(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
+    def __init__(
+        self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress, trainer: Trainer = train_alone
+    ) -> None:
         self._folds, self._facts = folds, facts
-        self._deadline, self._progress = deadline, progress
+        self._deadline, self._progress, self._trainer = deadline, progress, trainer
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial. A failure is recorded with its error and does not leave this function."""
@@ -164,16 +177,9 @@ class LocalEngine:
                 pace = replace(pace, seconds=pace.seconds / left)
             lesson = Lesson(fold.train, fold.validation, self._facts)
             watch = _Watch(plan, self._progress, place, len(self._folds))
-            trained = train(
-                plan.recipe,
-                lesson if plan.share == 1.0 else _smaller(lesson, plan.share, plan.seed),
-                seed=plan.seed,
-                pace=pace,
-                monitor=watch,
-                stopped=lambda: self._deadline.interrupted,
-                start=plan.starts[place] if plan.starts else None,
-                checkpoint=plan.checkpoint(place, folds=len(self._folds)),
-            )
+            lesson = lesson if plan.share == 1.0 else _smaller(lesson, plan.share, plan.seed)
+            job = Job(plan.recipe, lesson, plan.seed, pace, plan.starts[place] if plan.starts else Start())
+            trained = self._train(job, watch, plan.checkpoint(place, folds=len(self._folds)))
             done.append(trained)
             if trained.state != "complete":
                 break
@@ -182,15 +188,9 @@ class LocalEngine:
     def _refitted(self, plan: Plan, begun: float) -> Outcome:
         """A training on all development pictures."""
         (fold,) = self._folds
-        trained = train(
-            plan.recipe,
-            Lesson(Examples.joined([fold.train, fold.validation]), None, self._facts),
-            seed=plan.seed,
-            pace=plan.pace,
-            monitor=_Watch(plan, self._progress, 0, 1),
-            stopped=lambda: self._deadline.interrupted,
-            start=plan.starts[0],
-        )
+        lesson = Lesson(Examples.joined([fold.train, fold.validation]), None, self._facts)
+        job = Job(plan.recipe, lesson, plan.seed, plan.pace, plan.starts[0])
+        trained = self._train(job, _Watch(plan, self._progress, 0, 1))
         trained.model.module.cpu()
         return Outcome(replace(_record(plan, trained.state, begun), steps=trained.steps), [], (trained.model,))
 
@@ -198,14 +198,11 @@ class LocalEngine:
         """One fit on all pictures, by a family that predicts those of each fold by itself."""
         sizes = [len(fold.validation) for fold in self._folds]
         everything = Examples.joined([fold.validation for fold in self._folds])
-        return train(
-            plan.recipe,
-            Lesson(everything, None, self._facts, np.repeat(np.arange(len(sizes)), sizes)),
-            seed=plan.seed,
-            pace=plan.pace,
-            monitor=_Watch(plan, self._progress, 0, 1),
-            stopped=lambda: self._deadline.interrupted,
-        )
+        lesson = Lesson(everything, None, self._facts, np.repeat(np.arange(len(sizes)), sizes))
+        return self._train(Job(plan.recipe, lesson, plan.seed, plan.pace), _Watch(plan, self._progress, 0, 1))
+
+    def _train(self, job: Job, watch: Monitor, checkpoint: Checkpoint | None = None) -> Trained:
+        return self._trainer(job, monitor=watch, stopped=lambda: self._deadline.interrupted, checkpoint=checkpoint)
 
     def _outputs(self, trained: Sequence[Trained]) -> tuple[list[torch.Tensor], float]:
         """The raw outputs for each fold's validation pictures, and the milliseconds that the trial's models take a picture."""
@@ -224,6 +221,18 @@ class LocalEngine:
         for one in trained:
             one.model.module.cpu()
         return outputs, len(trained) * predict_ms
+
+
+def divided(outcome: Outcome, ranks: int) -> Outcome:
+    """The outcome of a trial whose training was divided."""
+    return replace(outcome, trial=replace(outcome.trial, ranks=ranks))
+
+
+def is_divided(plan: Plan, ranks: int, folds: Sequence[Fold], facts: Facts) -> bool:
+    """Whether a trial is trained on several ranks: one that has nothing beside it, is long, and can be divided so."""
+    if ranks == 1 or not plan.alone or plan.purpose not in (FULL_LENGTH, REFIT) or plan.pace.seconds < _WORTH_DIVIDING_S:
+        return False
+    return Job(plan.recipe, Lesson(folds[0].train, None, facts), plan.seed, plan.pace).most_ranks >= ranks
 
 
 def failed(plan: Plan, error: str, begun: float) -> Outcome:

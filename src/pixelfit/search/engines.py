@@ -37,9 +37,9 @@ def engine_for(options: FitOptions, nursery: Nursery | None) -> SearchEngine:
     """
     most_memory = options.memory or math.inf
     if options.engine == "local":
-        return TrialsApart(workers=options.workers or 1, most_memory=most_memory, nursery=nursery)
+        return TrialsApart(workers=options.workers, ranks=options.ranks, most_memory=most_memory, nursery=nursery)
     try:
         from pixelfit.search.on_ray import TrialsOnRay
     except ImportError as error:
         raise OptionError(RAY_IS_MISSING) from error
-    return TrialsOnRay(options.address, workers=options.workers, most_memory=most_memory)
+    return TrialsOnRay(options.address, workers=options.workers, ranks=options.ranks, most_memory=most_memory)

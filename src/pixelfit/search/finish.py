@@ -16,7 +16,7 @@ from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import SEEDS_A_RUN, Engine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
 from pixelfit.search.searching import Limits, after_s, most_remembered, most_views_ms
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
 from pixelfit.types import DISTILLED, Facts, Splits, Trial
 

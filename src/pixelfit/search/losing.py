@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pixelfit.training.loop import Trained
+from pixelfit.training.job import Trained
 from pixelfit.training.pace import MOST_LOOKS
 from pixelfit.types import Trial
 

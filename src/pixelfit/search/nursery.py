@@ -113,7 +113,6 @@ class Nursery:
                 "-m",
                 "pixelfit.search.births",
                 str(theirs.fileno()),
-                str(self.memory),
                 str(os.getpid()),
                 *self._preload,
             ]

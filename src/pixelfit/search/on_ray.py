@@ -6,9 +6,10 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,16 +26,19 @@ from pixelfit.files import written_beside
 from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
 from pixelfit.search import ray_tasks
-from pixelfit.search.births import Household, StoreAt, packed
-from pixelfit.search.engine import Outcome, Plan, failed
+from pixelfit.search.births import Household
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, divided, failed, is_divided
 from pixelfit.search.memory import Means, as_memory_allows, need_of_plan
 from pixelfit.search.ray_tasks import Board, Errand, Shared, Versions
-from pixelfit.training.machine import Machine
+from pixelfit.training.machine import Machine, machine
+from pixelfit.training.on_ray import Workers, train_on_ray
+from pixelfit.training.passing import StoreAt, packed
 from pixelfit.types import Array, Facts, Fold
 
 _MOST_THREADS = 4  # for a trial: nets for small pictures hardly gain from more
 _LISTEN_EVERY_S = 0.25
 _LOOK_EVERY_S = 1.0
+_LAST_WORDS_S = 10.0  # for the threads of trials, when a search is broken off
 _MOST_RETRIES = 2
 _LATE, _LATE_S = 1.5, 20.0  # a trial that takes so many times its seconds, and so many more, is one of a straggler
 _OF_OBJECT_STORE = 0.5  # larger pictures are read from their file, if it is on a shared file system
@@ -80,7 +84,8 @@ class Room:
 class TrialsOnRay:
     """Runs trials on the Ray cluster at ``address``; None starts one on this machine, for this search alone.
 
-    ``workers`` is how many trials run side by side, by default as many as the cluster has room for. ``silent_s`` is how long
+    ``workers`` is how many trials run side by side, by default as many as the cluster has room for; a long training that has
+    nothing beside it is divided over ``ranks`` of them. ``silent_s`` is how long
     a trial may be silent before it is tried elsewhere. With ``carry`` a worker never looks for the run folder, which it
     otherwise writes checkpoints into if it is on a file system that both share.
 
@@ -93,23 +98,33 @@ class TrialsOnRay:
         address: str | None = None,
         *,
         workers: int | None = None,
+        ranks: int = 1,
         most_memory: float = math.inf,
         silent_s: float = 1800.0,
         carry: bool = False,
     ) -> None:
-        self._workers, self._most_memory, self._silent_s, self._carry = workers, most_memory, silent_s, carry
+        self._ranks, self._most_memory, self._silent_s, self._carry = ranks, most_memory, silent_s, carry
         self._during = ExitStack()
         self._during.enter_context(connected(address))
         self._room = Room.of(_nodes(), workers)
         self.slots, self.threads = self._room.slots, self._room.threads
         self._heard: dict[int, float] = {}
         self._over = threading.Event()
+        self._put: Shared | None = None
+        self._putting = threading.Lock()
+        self._listener: threading.Thread | None = None
+        self._running, self._idle = 0, threading.Condition()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # A thread that asked Ray for something after its end would end the whole process.
         self._over.set()
+        if self._listener is not None:
+            self._listener.join()
+        with self._idle:
+            self._idle.wait_for(lambda: self._running == 0, timeout=_LAST_WORDS_S)
         self._during.close()
 
     def ready(self, folds: Sequence[Fold], facts: Facts, deadline: Deadline, progress: Progress) -> None:
@@ -122,14 +137,12 @@ class TrialsOnRay:
         self._train = folds[0].train
         store = folds[0].train.store
         by_name = _by_name(store)
-        measured = self._probed(by_name)
-        self._shared = Shared(
-            ray.put(packed(Household(folds, facts, measured), store)),
-            by_name or ray.put(np.asarray(store)),
-        )
+        self._gpu = self._probed(by_name)
+        self._folds, self._store = folds, by_name or ray.put(np.asarray(store))
         self._board: Any = ray.remote(Board).options(num_cpus=0, max_concurrency=1).remote()
         self._trial = ray.remote(max_calls=0)(ray_tasks.trial)  # a worker that has loaded everything is used again
-        threading.Thread(target=self._listen, name="ray board", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="ray board", daemon=True)
+        self._listener.start()
 
     def run(self, plan: Plan) -> Outcome:
         """Run one trial somewhere; on another worker, from its last checkpoint, if that one is lost. Failures are recorded."""
@@ -137,16 +150,54 @@ class TrialsOnRay:
         plan = plan if plan.threads else replace(plan, threads=threads)
         means = Means(self._train, self._facts, self._deadline, self._progress)
         room = math.inf if self._room.gpus else min(self._room.memory, self._most_memory)
+        if is_divided(plan, self._ranks, self._folds, self._facts):
+            return as_memory_allows(plan, self._over_several, means, room=room)
         return as_memory_allows(plan, self._tried, means, room=room)
+
+    def _over_several(self, plan: Plan) -> Outcome:
+        """One trial whose training is divided over workers of the cluster; what follows it is done here."""
+        workers = Workers(self._ranks, self.threads, bool(self._room.gpus), None if self._room.gpus else machine())
+        trainer = partial(train_on_ray, workers)
+        engine = LocalEngine(self._folds, self._facts, self._deadline, self._progress, trainer)
+        return divided(engine.run(replace(plan, threads=0)), self._ranks)
+
+    def _shared(self) -> Shared:
+        """What all trials share, put into the cluster with the first: a run that goes on knows its machine only then."""
+        with self._putting:
+            if self._put is None:
+                here = machine()
+                if self._gpu is None and here.device != "cpu":  # a GPU here, and none where trials run
+                    here = replace(here, device="cpu", low_precision=False)
+                household = Household(self._folds, self._facts, self._gpu or here)
+                self._put = Shared(ray.put(packed(household, self._train.store)), self._store)
+            return self._put
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Within this block a thread waits for a trial."""
+        with self._idle:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
 
     def _tried(self, plan: Plan) -> Outcome:
         """One trial, tried up to three times; the first attempt that comes to an end counts, and no other."""
+        with self._counted():
+            return self._followed(plan)
+
+    def _followed(self, plan: Plan) -> Outcome:
         begun = late_after = self._heard[plan.number] = time.monotonic()
         troubles: list[str] = []
         attempts = [self._attempt(plan, 0)]
         why: str | None
         while True:
             ended, waiting = ray.wait(attempts, timeout=_LOOK_EVERY_S)
+            if self._over.is_set():
+                return failed(plan, "InterruptedError: the search has ended", begun)
             if ended:
                 try:
                     outcome: Outcome = ray.get(ended[0])
@@ -164,7 +215,7 @@ class TrialsOnRay:
                 continue
             note("trial lost", trial=plan.number, attempt=len(troubles), why=why)
             troubles.append(why)
-            if len(troubles) > _MOST_RETRIES or self._deadline.left() <= 0 or self._over.is_set():
+            if len(troubles) > _MOST_RETRIES or self._deadline.left() <= 0:
                 self._cancel(attempts)
                 return failed(plan, troubles[-1], begun)
             self._progress.say(f"Trial {plan.number} is tried again on another worker: {why}.")
@@ -202,15 +253,18 @@ class TrialsOnRay:
             memory=None if self._room.gpus else int(min(need, self._room.memory)) or None,
             max_retries=0,  # tried again from here, where checkpoints and the time that is left are known
         )
-        return placed.remote(Errand(plan, attempt, token, kept), self._shared, self._board)
+        return placed.remote(Errand(plan, attempt, token, kept), self._shared(), self._board)
 
     def _cancel(self, attempts: Sequence[Any]) -> None:
         for each in attempts:
             with suppress(RayError, ValueError):
                 ray.cancel(each, force=True)
 
-    def _probed(self, by_name: StoreAt | None) -> Machine:
-        """What a node can do, as measured there, once every node has loaded everything and was found fit."""
+    def _probed(self, by_name: StoreAt | None) -> Machine | None:
+        """Load everything on every node, and see that it is fit; what one with a GPU can do, as measured there.
+
+        Where there is none, trials run as on this machine: in the same precision everywhere, and as in a run without Ray.
+        """
         probe = ray.remote(ray_tasks.probe)
         nodes = [node for node in _nodes() if node["Resources"].get("CPU", 0) >= 1]
         tasks = {
@@ -225,7 +279,8 @@ class TrialsOnRay:
             answers = dict(zip(tasks, ray.get(list(tasks), timeout=_PROBED_WITHIN_S), strict=True))
         except RayError as error:
             raise OptionError(f"A node of the Ray cluster cannot run pixelfit: {_first_line(error)}.") from error
-        here, found = Versions.here(), None
+        here = Versions.here()
+        found: Machine | None = None
         for task, node in tasks.items():
             name, (versions, sees_file, measured) = node["NodeManagerHostname"], answers[task]
             if versions != here:
@@ -236,10 +291,10 @@ class TrialsOnRay:
                     f"The node {name} does not see {by_name.name}: put the cache of pictures on a shared file system "
                     "(XDG_CACHE_HOME), or give Ray a larger object store."
                 )
-            if found is None or (found.device == "cpu" and measured.device != "cpu"):
+            if measured is not None:
                 found = measured
-        assert found is not None
-        note("cluster", nodes=len(nodes), slots=self.slots, threads=self.threads, gpus=self._room.gpus, machine=found.to_json())
+        gpu = found and found.to_json()
+        note("cluster", nodes=len(nodes), slots=self.slots, threads=self.threads, gpus=self._room.gpus, gpu=gpu)
         return found
 
     def _listen(self) -> None:
@@ -277,9 +332,7 @@ def _by_name(store: Array) -> StoreAt | None:
     room = min((node["Resources"].get("object_store_memory", 0.0) for node in _nodes()), default=0.0)
     if store.nbytes <= _OF_OBJECT_STORE * room:
         return None
-    if isinstance(store, np.memmap) and isinstance(store.filename, (str, Path)) and store.flags["C_CONTIGUOUS"]:
-        return StoreAt(str(store.filename), int(store.offset), store.dtype.str, store.shape)
-    return None  # Ray keeps on disk what its store cannot hold
+    return StoreAt.of(store)  # or Ray keeps on disk what its store cannot hold
 
 
 def _nodes() -> list[dict[str, Any]]:

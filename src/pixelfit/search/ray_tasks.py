@@ -23,9 +23,10 @@ import torch
 from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
 from pixelfit.runlog import LOGGER
-from pixelfit.search.births import Household, StoreAt, Told, unpacked
+from pixelfit.search.births import Household, Told
 from pixelfit.search.engine import LocalEngine, Outcome, Plan
 from pixelfit.training.machine import Machine, hand_down, machine
+from pixelfit.training.passing import StoreAt, unpacked
 from pixelfit.types import Json
 
 _ASK_EVERY_S = 0.5
@@ -104,7 +105,7 @@ def trial(errand: Errand, shared: Shared, board: Any) -> Outcome:
     household = _households.get(shared.household)
     if household is None:
         _households.clear()
-        store = shared.store.open(-1) if isinstance(shared.store, StoreAt) else ray.get(shared.store)
+        store = shared.store.open() if isinstance(shared.store, StoreAt) else ray.get(shared.store)
         household = _households[shared.household] = unpacked(ray.get(shared.household), store)
     hand_down(household.machine)
     teller = _Teller(board, errand.plan.number)
@@ -121,15 +122,14 @@ def trial(errand: Errand, shared: Shared, board: Any) -> Outcome:
     return outcome
 
 
-def probe(at: StoreAt | None) -> tuple[Versions, bool, Machine]:
-    """Versions here, whether the file of the pictures is seen, and what this node can do. Loads all that trials need."""
+def probe(at: StoreAt | None) -> tuple[Versions, bool, Machine | None]:
+    """Versions here, whether the file of the pictures is seen, and what this node's GPU can do. Loads all that trials need."""
     sees_file = True
     if at is not None:
-        assert at.name is not None
         file, pictures = Path(at.name), int(np.prod(at.shape)) * np.dtype(at.dtype).itemsize
         sees_file = file.is_file() and file.stat().st_size >= at.offset + pictures
     importlib.import_module("torch._dynamo")
-    return Versions.here(), sees_file, machine()
+    return Versions.here(), sees_file, machine() if torch.cuda.is_available() else None
 
 
 @contextmanager

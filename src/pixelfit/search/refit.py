@@ -13,7 +13,7 @@ from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder
 from pixelfit.search.engine import Engine, Plan
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Recipe
 from pixelfit.types import REFIT, SNAPSHOT, Array, Facts, Splits, Trial

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,7 +36,7 @@ _RESAMPLED_S = 1e-8  # for a test picture and class in one resample of the metri
 _VIEWS_SHARE = 0.03  # of the budget, at most, to look at several views of each picture
 _REMEMBERED_SHARE = 0.01  # of the budget, at most, to look at the training pictures that the final model remembers
 _FEWEST_REMEMBERED = 100
-_AHEAD = 2  # times as many trials as run side by side may be planned before the first of them has ended
+AHEAD = 2  # times as many trials as run side by side may be planned before the first of them has ended
 _OVER = "over"
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 
@@ -70,7 +71,8 @@ class Search:
             raise SearchError(
                 f"No model answers within --max-latency {most_ms:g}ms: the baseline takes {trial.latency_ms:.2g} ms."
             )
-        self._rank([trial])
+        self.folder.write_leaderboard([trial], self.facts.metric, {})
+        self._show([trial])
         return trial
 
     def trials(self, engine: Engine, *, after: Trial) -> tuple[Trial, ...]:
@@ -107,7 +109,13 @@ class Search:
                 if asked is not None:
                     study.tell(asked, trial.score, pruned=trial.state == "pruned", looks=trial.looks)
 
-        with SideBySide(engine.slots, partial(self._run, engine=engine), self._rank, first=after) as side_by_side:
+        board = Sparingly(lambda ended: folder.write_leaderboard(ended, facts.metric, {}))
+
+        def show(ended: Sequence[Trial]) -> None:
+            board(ended)
+            self._show(ended)
+
+        with SideBySide(engine.slots, partial(self._run, engine=engine), show, first=after) as side_by_side:
             while True:
                 side_by_side.wait_for_slot()
                 deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
@@ -122,8 +130,9 @@ class Search:
                 stages.planned += 1
                 side_by_side.begin(self._begun(plan))
                 # What has to have ended by now, whatever has: so the same is decided each time.
-                know(side_by_side.until(stages.planned - (0 if slots == 1 else _AHEAD * slots - 1)))
+                know(side_by_side.until(stages.planned - (0 if slots == 1 else AHEAD * slots - 1)))
             know(side_by_side.until(stages.planned))
+        folder.write_leaderboard(stages.trials, facts.metric, {})
         folder.write_search({**record, "over": not deadline.interrupted})
         return tuple(stages.trials)
 
@@ -139,11 +148,25 @@ class Search:
         self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)
         return outcome.trial
 
-    def _rank(self, trials: Sequence[Trial]) -> None:
-        """Write the leaderboard, and show how the latest of these trials ended."""
-        self.folder.write_leaderboard(trials, self.facts.metric, {})
+    def _show(self, trials: Sequence[Trial]) -> None:
+        """Show how the latest of these trials ended."""
         best = rank(trials)[0]
         self.progress.end_trial(trials[-1], best=best if best.score is not None else None)
+
+
+class Sparingly:
+    """Writes the leaderboard after a trial, but for a twentieth of the time at most: of 10,000 trials it is a megabyte."""
+
+    def __init__(self, write: Callable[[Sequence[Trial]], None]) -> None:
+        self._write, self._next = write, 0.0
+
+    def __call__(self, trials: Sequence[Trial]) -> None:
+        """Write, if enough time has gone by."""
+        begun = time.monotonic()
+        if begun >= self._next:
+            self._write(trials)
+            ended = time.monotonic()
+            self._next = ended + 19 * (ended - begun)
 
 
 def after_s(splits: Splits, facts: Facts, budget_s: float | None) -> float:

@@ -30,7 +30,7 @@ from pixelfit.search.portfolio import portfolio
 from pixelfit.search.refit import FEWER, pays, seconds_to_refit, share_without
 from pixelfit.search.space import Space
 from pixelfit.search.study import Asked, Study
-from pixelfit.training.loop import Start
+from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
 from pixelfit.training.recipe import Augmentation, Recipe
 from pixelfit.types import FULL_LENGTH, SIZES, SNAPSHOT, Array, Facts, Json, Splits, Trial

@@ -19,7 +19,11 @@ _BLACK = 4.0
 
 
 def augment(
-    pictures: torch.Tensor, amount: Augmentation, generator: torch.Generator, preparation: Preparation = _AS_THEY_ARE
+    pictures: torch.Tensor,
+    amount: Augmentation,
+    generator: torch.Generator,
+    preparation: Preparation = _AS_THEY_ARE,
+    of: tuple[int, slice] | None = None,
 ) -> torch.Tensor:
     """Turn, scale, slant, shift, mirror and recolour each picture of a batch (N, C, H, W) by random amounts of its own.
 
@@ -28,16 +32,20 @@ def augment(
         amount: how far each change goes.
         generator: on the CPU, whatever device trains, so that the same numbers are drawn on each.
         preparation: what colours are changed by; by default numbers mean what they are.
+        of: the size of a larger batch, and which of its pictures these are. Numbers are drawn for all of it, so that each
+            picture is changed in the same way however the batch is divided.
     """
     if amount == Augmentation():
         return pictures
-    count, _, height, width = pictures.shape
+    height, width = pictures.shape[2:]
+    count, part = of or (len(pictures), slice(None))
     changed = pictures
     if amount.moves:
-        changed = warped(changed, _matrices(count, height / width, amount, generator))
+        changed = warped(changed, _matrices(count, height / width, amount, generator)[part])
     if amount.recolours:
         deviations = torch.tensor([[amount.brightness], [amount.contrast], [amount.saturation]])
-        changed = recoloured(changed, (torch.randn(3, count, generator=generator) * deviations).exp(), preparation)
+        factors = (torch.randn(3, count, generator=generator) * deviations).exp()
+        changed = recoloured(changed, factors[:, part], preparation)
     return changed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,14 +138,21 @@ class Checkpoint:
     """The file in which a training is kept, written at the end of epochs and at least every 30 s.
 
     It is replaced as a whole; a file that is cut short or whose bits changed counts as none, so the training begins anew.
-    With ``last`` the training's end is kept, too, for one of several folds that will be wanted once all are done.
+    With ``last`` the training's end is kept, too, for one of several folds that will be wanted once all are done. ``told`` is
+    given the file's content after each time.
     """
 
-    def __init__(self, file: Path, *, last: bool = False, least_s: float = LEAST_S) -> None:
-        self.file, self._last, self._least_s = file, last, least_s
+    def __init__(
+        self, file: Path, *, last: bool = False, least_s: float = LEAST_S, told: Callable[[bytes], None] | None = None
+    ) -> None:
+        self.file, self._last, self._least_s, self._told = file, last, least_s, told
         self._written = time.monotonic()
         self._epoch = 0
         self._took_s = 0.0
+
+    def elsewhere(self, file: Path, told: Callable[[bytes], None]) -> Checkpoint:
+        """One that is written as often into another file, on another machine."""
+        return Checkpoint(file, last=self._last, least_s=self._least_s, told=told)
 
     def is_due(self, epoch: float, *, at_end: bool) -> bool:
         """Whether to write now, after so many epochs."""
@@ -171,6 +178,8 @@ class Checkpoint:
         # A full disk must not end a training; what was kept before still is.
         with suppress(OSError, SafetensorError), written_beside(self.file) as beside:
             save_file(tensors, beside, {"training": json.dumps(record)})
+        if self._told is not None and self.file.is_file():
+            self._told(self.file.read_bytes())
         self._written, self._epoch = time.monotonic(), int(epoch)
         self._took_s = self._written - begun
 

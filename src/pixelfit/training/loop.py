@@ -7,8 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,77 +18,23 @@ from pixelfit.models.model import Model, Preparation
 from pixelfit.training.augment import augment
 from pixelfit.training.averaging import WeightAverage
 from pixelfit.training.checkpoint import Batches, Checkpoint, Kept, Underway, pulse_from
+from pixelfit.training.job import Job, Lesson, Monitor, Start, Trained
 from pixelfit.training.machine import machine
 from pixelfit.training.pace import FEWEST_STEPS, MOST_LOOKS, REPLAN_EVERY_S, Check, Pace, Pulse, look_cost, looks_worth
+from pixelfit.training.ranks import ALONE, Ranks, statistics
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import Array, Examples, Facts, Ints, TrialState
+from pixelfit.types import Array, Examples, TrialState
+
+__all__ = ["Job", "Lesson", "Monitor", "Start", "Trained", "train", "train_as_one_of"]
 
 _WARM_STEPS = 3  # the first steps allocate memory and pick kernels, and would mislead
 MEASURING_STEPS = _WARM_STEPS + 8
 _VALIDATION_ROWS_IN_TRAINING = 2_000
 _CHUNK = 1_024  # pictures at a time for models that are fitted directly
 _FLOATS_AT_ONCE = 1 << 24  # and at most so many of their numbers
+_SEEDS_A_TRAINING = 10_000_000  # more than it has steps
 _COMPILED_FROM_S = 60.0  # on a GPU: a shorter training would not earn back the time that compiling its graph takes
 _MEMORY_FOR_PICTURES = 0.3  # of what a GPU has free
-
-
-class Monitor(Protocol):
-    """Watches a training."""
-
-    def on_progress(self, fraction: float, detail: str) -> None:
-        """``fraction`` of the steps are done."""
-
-    def on_look(self, check: Check) -> None:
-        """The validation set was looked at; told again of the looks before a checkpoint from which the training goes on."""
-
-    def on_check(self, fraction: float, score: float) -> bool:
-        """A validation score (smaller is better) after ``fraction`` of the steps; True ends the training as losing."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What there is to learn from; the same for every trial of a search.
-
-    ``validation`` tells how well a training goes: its last weights are kept, unless those of an earlier check were
-    clearly better. Without it nothing is looked at on the way. ``fold_of`` (N,) numbers the folds of the training pictures
-    for a family that cross-validates by itself.
-    """
-
-    train: Examples
-    validation: Examples | None
-    facts: Facts
-    fold_of: Ints | None = None
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a training begins with, other than a fresh model that learns its own targets.
-
-    ``model`` gives head, preparation and temperature, so that what was calibrated for them goes on holding. ``weights``
-    are those of a model to go on from. ``targets`` are learned in place of the lesson's, encoded for the head.
-    """
-
-    model: Model | None = None
-    weights: Model | None = None
-    targets: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model and how it came about."""
-
-    model: Model
-    state: TrialState
-    steps: int
-    epochs: float
-    history: tuple[Check, ...]
-    best_at_step: int
-    planned: int = 0  # steps, before any of ``replans``
-    replans: tuple[tuple[int, int], ...] = ()
-    out_of_time_at: int = 0  # see ``Course``
-    step_s: float = 0.0  # seconds in training steps; without set-up, checks and predictions
-    averaged: bool = False  # whether the weights are an average over the last steps
-    held_out: torch.Tensor | None = None  # raw outputs for the training pictures, each from a fit without its fold
 
 
 def train(
@@ -120,13 +64,33 @@ def train(
     Raises:
         FloatingPointError: the loss is no longer a finite number.
     """
-    start = start or Start()
-    torch.manual_seed(seed)
+    job = Job(recipe, lesson, seed, pace, start or Start())
+    return train_alone(job, monitor=monitor, stopped=stopped, checkpoint=checkpoint)
+
+
+def train_alone(job: Job, *, monitor: Monitor, stopped: Callable[[], bool], checkpoint: Checkpoint | None = None) -> Trained:
+    """Do a training in this process: see ``train``."""
+    return train_as_one_of(ALONE, job, monitor=monitor, stopped=stopped, checkpoint=checkpoint)
+
+
+def train_as_one_of(
+    ranks: Ranks, job: Job, *, monitor: Monitor, stopped: Callable[[], bool], checkpoint: Checkpoint | None = None
+) -> Trained:
+    """Take part in a training; every rank calls this with the same job, and all have the same model in the end.
+
+    Without dropout and batch normalisation it is the training that one process would do, but for the order in which floats
+    are added. What is watched, asked and kept is rank 0's business alone: nobody hears the others' ``monitor`` or asks their
+    ``stopped``, and their ``checkpoint`` is not used. Raises as ``train`` does, ValueError if the job cannot be divided so,
+    and RuntimeError if another rank is gone.
+    """
+    job.check_divisible(ranks.count)
+    recipe, lesson, start = job.recipe, job.lesson, job.start
+    torch.manual_seed(job.seed)
     model = _begin(recipe, lesson, start)
     targets = model.head.encode(lesson.train.targets) if start.targets is None else start.targets
     if FAMILIES[recipe.family].fit is not None:
-        return _fit_directly(recipe, model, lesson, targets, seed=seed, pace=pace, stopped=stopped)
-    return _Training(recipe, model, lesson, targets, seed, checkpoint).run(pace, monitor, stopped)
+        return _fit_directly(recipe, model, lesson, targets, seed=job.seed, pace=job.pace, stopped=stopped)
+    return _Training(job, model, targets, ranks, checkpoint).run(job.pace, monitor, stopped)
 
 
 def _begin(recipe: Recipe, lesson: Lesson, start: Start) -> Model:
@@ -199,28 +163,30 @@ class _Training:
 
     def __init__(
         self,
-        recipe: Recipe,
+        job: Job,
         model: Model,
-        lesson: Lesson,
         targets: torch.Tensor,
-        seed: int,
+        ranks: Ranks,
         checkpoint: Checkpoint | None,
     ) -> None:
-        self.recipe, self.model, self.seed, self.facts = recipe, model, seed, lesson.facts
-        self.checkpoint = checkpoint
+        lesson = job.lesson
+        self.recipe, self.model, self.seed, self.facts = job.recipe, model, job.seed, lesson.facts
+        self.ranks, self.checkpoint = ranks, checkpoint if ranks.leads else None
         self.machine = machine()
         self.device = torch.device(self.machine.device)
         with warnings.catch_warnings():
-            # A store that is mapped from disk cannot be written to, which PyTorch warns of; nothing here does.
+            # What is mapped from disk or from Ray's store cannot be written to, which PyTorch warns of; nothing here does.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.pictures = torch.from_numpy(lesson.train.store)
+            self.pictures, rows = torch.from_numpy(lesson.train.store), torch.from_numpy(lesson.train.rows)
         if self.device.type == "cuda" and self.pictures.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]:
             self.pictures = self.pictures.to(self.device)
-        self.rows = torch.from_numpy(lesson.train.rows).to(self.pictures.device)
+        self.rows = rows.to(self.pictures.device)
         self.targets = targets.to(self.pictures.device)
-        self.batch = min(recipe.batch_size, len(self.rows))
-        self.model.module.to(self.device)
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = model.module
+        self.batch = job.batch
+        self.part, self.weight = ranks.part(self.batch), ranks.weight(self.batch)
+        self.module = ranks.synchronised(model.module.to(self.device))
+        self.forward = ranks.forward(self.module)
+        self.statistics = statistics(model.module) if ranks.count > 1 and self.device.type == "cpu" else ()
         self.validation_rows = len(lesson.validation) if lesson.validation else 0
         self.final_s = 0.0  # what the last prediction of the whole validation set will take
         self.checked = lesson.validation and _every_nth(lesson.validation)
@@ -228,12 +194,13 @@ class _Training:
 
     def run(self, pace: Pace, monitor: Monitor, stopped: Callable[[], bool]) -> Trained:
         begun = time.monotonic()
-        earlier = self.checkpoint.read() if self.checkpoint else None
+        earlier = self.ranks.from_first(self.checkpoint.read() if self.checkpoint else None)
         if earlier is not None:
             begun -= earlier[1]["spent_s"]
         steps_an_epoch = len(self.rows) / self.batch
         most = max(FEWEST_STEPS, round(pace.most_epochs * steps_an_epoch))
-        if self.device.type == "cuda" and _COMPILED_FROM_S <= pace.seconds < float("inf"):
+        # On several GPUs no graph is compiled: how CUDA graphs get on with the averaging of gradients has not been tried.
+        if self.device.type == "cuda" and self.ranks.count == 1 and _COMPILED_FROM_S <= pace.seconds < float("inf"):
             torch._dynamo.config.suppress_errors = True  # where the graph cannot be compiled, it runs as it is
             self.forward = torch.compile(self.model.module, mode="reduce-overhead")
         if earlier is not None:
@@ -275,13 +242,13 @@ class _Training:
         replanned, end = stepping, begun + pace.seconds - self.final_s
         while pulse.step < pulse.total:
             rate = pulse.learning_rate(self.recipe.learning_rate)
-            underway.loss_sum += self._step(underway.optimizer, underway.batches.next(), underway.dice, rate)
+            underway.loss_sum += self._step(underway, rate)
             underway.losses += 1
             pulse.step += 1
             if underway.average:
                 underway.average.update()
             clock = time.monotonic()
-            if clock - replanned > REPLAN_EVERY_S:
+            if clock - replanned > REPLAN_EVERY_S and self.ranks.leads:
                 replanned = clock
                 monitor.on_progress(pulse.step / pulse.total, f"step {pulse.step:,} of {pulse.total:,}")
                 # step_s: minus the checks so far
@@ -289,6 +256,9 @@ class _Training:
             if course:
                 pulse.follow(course)
             leave = stopped() or bool(course and course.state == "interrupted" and pulse.step >= course.steps)
+            at_end = pulse.step >= pulse.total
+            due = self.checkpoint is not None and self.checkpoint.is_due(self._epochs(pulse), at_end=at_end)
+            leave, due = self._agreed(pulse, leave, due)
             if leave:  # before the look, which a training that goes on from here will not have had
                 self._keep(underway, begun, stepping)
             losing = False
@@ -298,14 +268,28 @@ class _Training:
             if leave or losing:
                 pulse.state = "interrupted" if leave else "pruned"
                 break
-            if self.checkpoint and self.checkpoint.is_due(self._epochs(pulse), at_end=pulse.step >= pulse.total):
+            if due:
                 self._keep(underway, begun, stepping)
         pulse.step_s += time.monotonic() - stepping
+        self._agree(underway)
         return self._settle(pulse, underway.latest, underway.best, underway.average)
+
+    def _agreed(self, pulse: Pulse, leave: bool, due: bool) -> tuple[bool, bool]:
+        """Whether the training ends here and whether it is kept: as rank 0 says, whose clock tells how long it is, too."""
+        total, leaves, keeps = self.ranks.decided(pulse.total, leave, due)
+        pulse.total = int(total)
+        return bool(leaves), bool(keeps)
+
+    def _agree(self, underway: Underway) -> None:
+        """Let all ranks have the mean of what each has counted from its own parts of the batches."""
+        held = (self.model.module.state_dict(), underway.average.kept() if underway.average else {})
+        counted = [state[name] for state in held for name in self.statistics if name in state]
+        self.ranks.average([underway.loss_sum, *counted])
 
     def _look(self, underway: Underway, begun: float, monitor: Monitor) -> bool:
         """Look at the training loss and the validation set; True if the training is losing."""
         pulse = underway.pulse
+        self._agree(underway)
         mean_loss = float(underway.loss_sum) / underway.losses  # waits for the device, so the clock is read after it
         started = time.monotonic()
         if not np.isfinite(mean_loss):
@@ -319,7 +303,7 @@ class _Training:
             latest = underway.latest = Kept(pulse.step, rows, _copy(self.model))
             if underway.best is None or latest.losses.mean() < underway.best.losses.mean():
                 underway.best = latest
-            losing = monitor.on_check(pulse.step / pulse.total, score)
+            losing = bool(self.ranks.decided(monitor.on_check(pulse.step / pulse.total, score))[0])
         underway.loss_sum, underway.losses = torch.zeros((), device=self.device), 0
         underway.check_s = time.monotonic() - started
         pulse.step_s -= underway.check_s
@@ -327,6 +311,7 @@ class _Training:
         return losing
 
     def _keep(self, underway: Underway, begun: float, stepping: float) -> None:
+        self._agree(underway)
         if self.checkpoint is not None:
             now, epoch = time.monotonic(), self._epochs(underway.pulse)
             step_s = underway.pulse.step_s + now - stepping
@@ -375,16 +360,21 @@ class _Training:
             loss_sum=torch.zeros((), device=self.device),
         )
 
-    def _step(
-        self, optimizer: torch.optim.Optimizer, positions: torch.Tensor, dice: torch.Generator, rate: float
-    ) -> torch.Tensor:
-        self.model.module.train()
+    def _step(self, underway: Underway, rate: float) -> torch.Tensor:
+        """One step; returns the loss, which with several ranks is to be averaged over them."""
+        optimizer, preparation, ranks = underway.optimizer, self.model.preparation, self.ranks
+        self.module.train()
+        if ranks.count > 1:
+            # For dropout, which must differ from rank to rank; of the step, so that a checkpoint need not hold each rank's state.
+            torch.manual_seed((self.seed * _SEEDS_A_TRAINING + underway.pulse.step) * ranks.count + ranks.own)
+        positions = underway.batches.next()[self.part]
         pictures, targets = self.pictures[self.rows[positions]], self.targets[positions]
-        prepared = self.model.preparation(pictures.to(self.device, non_blocking=True))
-        prepared = augment(prepared, self.recipe.augmentation, dice, self.model.preparation)
+        prepared = preparation(pictures.to(self.device, non_blocking=True))
+        prepared = augment(prepared, self.recipe.augmentation, underway.dice, preparation, (self.batch, self.part))
         with self._autocast():
             outputs = self.forward(prepared)
-        loss = self.model.head.loss(outputs.float(), targets.to(self.device, non_blocking=True), self.recipe.label_smoothing)
+        targets = targets.to(self.device, non_blocking=True)
+        loss = self.weight * self.model.head.loss(outputs.float(), targets, self.recipe.label_smoothing)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         optimizer.zero_grad(set_to_none=True)
@@ -396,9 +386,10 @@ class _Training:
         return torch.autocast(self.device.type, torch.bfloat16) if self.machine.low_precision else nullcontext()
 
     def _row_losses(self, checked: Examples) -> Array:
+        part = self.ranks.part(len(checked))
         with self._autocast():
-            predictions = self.model.predict(checked.store, checked.rows)
-        return metrics.row_losses(self.facts, checked.targets, predictions)
+            predictions = self.model.predict(checked.store, checked.rows[part])
+        return self.ranks.joined(metrics.row_losses(self.facts, checked.targets[part], predictions), len(checked))
 
     def _steps_that_fit(self, most: int, end: float) -> int:
         """Time a few steps and one check, put everything back as it was, and say how many steps fit until ``end``."""
@@ -407,9 +398,9 @@ class _Training:
         seconds = []
         for _ in range(MEASURING_STEPS):
             started = time.monotonic()
-            float(self._step(fresh.optimizer, fresh.batches.next(), fresh.dice, 0.0))
+            float(self._step(fresh, 0.0))
             seconds.append(time.monotonic() - started)
-            if time.monotonic() > end:
+            if self.ranks.decided(time.monotonic() > end)[0]:
                 break
         check_s = 0.0
         if self.checked is not None:
@@ -425,7 +416,7 @@ class _Training:
         looks = MOST_LOOKS
         while looks > 1 and looks_worth(int((left - looks * check_s) / step_s), self.look_steps) < looks:
             looks //= 2
-        return int(np.clip((left - looks * check_s) / step_s, min(FEWEST_STEPS, most), most))
+        return int(self.ranks.decided(np.clip((left - looks * check_s) / step_s, min(FEWEST_STEPS, most), most))[0])
 
 
 def _every_nth(validation: Examples) -> Examples:
