@@ -51,6 +51,11 @@ class Place:
         return _told(self.address)
 
     @property
+    def file(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition("/")[2]
+
+    @property
     def suffix(self) -> str:
         """The ending of its name, in small letters, with the dot."""
         return os.path.splitext(self.name)[1].lower()  # noqa: PTH122 - of a URL

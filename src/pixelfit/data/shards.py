@@ -90,6 +90,13 @@ def items_of(shard: Place, column: str | None) -> Iterator[Item]:
         raise ShardError(f"{shard.name} changed while it was read.")
 
 
+def labelled_shards_of(given: str, column: str | None) -> tuple[Place, ...] | None:
+    """As ``shards_of``, but for a single tar, which is an archive like others to those who look for targets in it too."""
+    path = Path(given).expanduser()
+    alone = path.is_file() and path.suffix.lower() == ".parquet" and _holds_pictures(path)
+    return shards_of([given], column) if alone or _are_several(given) else None
+
+
 def _looks_like_shards(given: str) -> bool:
     if _are_several(given):
         return True
@@ -103,8 +110,9 @@ def _are_several(given: str) -> bool:
     """Whether these can be nothing but shards: a URL, a pattern, or a folder with none but shards in it."""
     path = Path(given).expanduser()
     if path.is_dir():
-        inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-        holds = any(entry.suffix.lower() in FORMS for entry in inside)
+        inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        first = next((entry for entry in inside if entry.suffix.lower() in FORMS), None)
+        holds = first is not None and (first.suffix.lower() != ".parquet" or _holds_pictures(first))
         return holds and not any(entry.is_dir() or entry.suffix.lower() in PICTURE_SUFFIXES for entry in inside)
     return "://" in given or (not path.exists() and any(sign in given for sign in "*[{") and given.lower().endswith(tuple(FORMS)))
 
@@ -124,21 +132,21 @@ def _of_tar(stream: IO[bytes], shard: Place, column: str | None) -> Iterator[Ite
     """A row for each picture of a sample, and for a sample that has none."""
 
     def wanted(name: str) -> bool:
-        ending = _sample_of(name)[1]
-        return ending == column if column is not None else _is_picture(ending)
+        ending = sample_of(name)[1]
+        return ending == column if column is not None else is_picture(ending)
 
-    found = entries(stream, lambda name: not _is_hidden(name) and wanted(name))
-    for (sample, _), files in groupby(found, lambda entry: (_sample_of(entry.name)[0], _is_hidden(entry.name))):
+    found = entries(stream, lambda name: not is_hidden(name) and wanted(name))
+    for (sample, _), files in groupby(found, lambda entry: (sample_of(entry.name)[0], is_hidden(entry.name))):
         yield from _of_sample(sample, files, shard, column)
 
 
 def _of_sample(sample: str, files: Iterator[Entry], shard: Place, column: str | None) -> Iterator[Item]:
     names, others = set(), []
     for file in files:
-        if _is_hidden(file.name):
+        if is_hidden(file.name):
             return
         if file.content is None and file.reason is None:
-            others.append(_sample_of(file.name)[1])
+            others.append(sample_of(file.name)[1])
             del others[_NAMED:]
             continue
         name = f"{shard.name}/{file.name}"
@@ -155,18 +163,20 @@ def _item(name: str, content: bytes | None, reason: str | None) -> Item:
     return Item(name, Embedded(lambda: content), held=len(content))
 
 
-def _sample_of(name: str) -> tuple[str, str]:
+def sample_of(name: str) -> tuple[str, str]:
     """What all files of a sample are called, up to the first dot of the last part of their paths, and what follows it."""
     folder, slash, file = name.rpartition("/")
     sample, _, ending = file.partition(".")
     return folder + slash + sample, ending.lower()
 
 
-def _is_picture(ending: str) -> bool:
+def is_picture(ending: str) -> bool:
+    """Whether a sample's file with this ending, such as ``jpg`` or ``left.jpg``, is a picture."""
     return f".{ending.rpartition('.')[2]}" in PICTURE_SUFFIXES
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether an entry is one that desktops leave behind, or hide."""
     file = name.rpartition("/")[2]
     return name.startswith("__MACOSX/") or (file.startswith(".") and file != "..")
 
@@ -178,15 +188,15 @@ def _nothing(stream: IO[bytes], shard: Place, column: str | None) -> None:
 def _of_parquet(stream: IO[bytes], shard: Place, column: str | None) -> Iterator[Item]:
     from pyarrow import parquet
 
-    chosen = _chosen(parquet.ParquetFile(stream).schema_arrow, shard, column)
+    chosen = chosen_column(parquet.ParquetFile(stream).schema_arrow, shard, column)
     row = 0
     for batch in record_batches(stream, shard.size, [chosen], _ROWS):
         for value in batch.column(0):
             row += 1
-            yield _of_cell(f"{shard.name} row {row}", value.as_py())
+            yield item_of_cell(f"{shard.name} row {row}", value.as_py())
 
 
-def _of_cell(name: str, value: Json) -> Item:
+def item_of_cell(name: str, value: Json) -> Item:
     """A picture as Parquet files have it: its bytes, or a struct of them and of the path that it once had (Hugging Face)."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None:
@@ -208,10 +218,10 @@ def _check_parquet(stream: IO[bytes], shard: Place, column: str | None) -> None:
         schema = parquet.ParquetFile(stream).schema_arrow
     except UNREADABLE:  # which is told when its turn comes
         return
-    _chosen(schema, shard, column)
+    chosen_column(schema, shard, column)
 
 
-def _chosen(schema: pa.Schema, shard: Place, column: str | None) -> str:
+def chosen_column(schema: pa.Schema, shard: Place, column: str | None) -> str:
     """The column of pictures, the named one or the only one."""
     found = _picture_columns(schema)
     if column is not None and column not in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from pixelfit.data import hub, named
 from pixelfit.data.archives import is_archive, unpacked
 from pixelfit.data.arrays import arrays_of, from_npz, from_pair
 from pixelfit.data.folders import from_folder, sub_folders
+from pixelfit.data.sampled import from_shards
+from pixelfit.data.shards import labelled_shards_of
 from pixelfit.data.tables import from_frame, from_table_file, is_table
 from pixelfit.data.targets import width_of
 from pixelfit.errors import DataError, OptionError
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from typing_extensions import TypeIs
 
+_OF_PATTERNS = re.compile(r"[*?{}\[\]]+")  # which no folder should have in its name
+
 Source: TypeAlias = "str | Path | tuple[object, object] | pd.DataFrame | hub.HubData"
 
 
@@ -34,7 +39,8 @@ def load_table(
 
     Args:
         source: the name of a data set (``pixelfit data list``); a folder with a sub-folder a class, which may lie in
-            train/, val/ and test/; a table (CSV, TSV, Parquet, JSON Lines or DataFrame) with a column of paths and one of
+            train/, val/ and test/; shards (see ``shards_of``) with a class, a text or JSON beside each picture, or other
+            columns; a table (CSV, TSV, Parquet, JSON Lines or DataFrame) with a column of paths and one of
             targets; an ``.npz`` file; a zip or tar archive of any of these; a ``datasets.Dataset`` or ``DatasetDict``, or
             the name of one as ``hf://NAME``; or a pair ``(X, y)``: pictures as an array of shape (N, H, W) or
             (N, H, W, C), or as a list of N paths, and N targets: an array (N,), (N, T) of several numbers, (N, labels) of 0
@@ -60,6 +66,7 @@ def name_of(source: Source) -> str:
         return "frame" if _is_frame(source) else "dataset"
     path = Path(str(source).removeprefix(hub.PREFIX)).expanduser()
     name = path.name if path.name not in ("", "..") else path.resolve().name
+    name = _OF_PATTERNS.sub("", f"shards{name}" if name.startswith("*") else name)
     return (name.split(".")[0] if is_archive(path) else Path(name).stem) or "pictures"
 
 
@@ -75,6 +82,9 @@ def _load(source: Source, columns: Columns, data_dir: Path | None, progress: Pro
     if str(source) in named.NAMED:
         _refuse_columns(columns, f"{source} is a data set that is known by name")
         return named.NAMED[str(source)].load(data_dir, progress)
+    shards = labelled_shards_of(str(source), columns.pictures)
+    if shards is not None:
+        return from_shards(shards, columns, name=name_of(source), told_as=str(source), progress=progress)
     path = Path(source).expanduser()
     if path.is_file() and is_archive(path):
         return replace(_from_path(unpacked(path, progress), columns), name=path.name.split(".")[0])

@@ -99,7 +99,7 @@ class Parts:
             OptionError: the folder holds other files, or parts that were to stay.
         """
         ours = (self._records / _TASK).is_file()
-        if not ours and any(entry.name != _LOCK for entry in self.folder.iterdir()):
+        if not ours and any(entry.name not in (_LOCK, _RECORDS) for entry in self.folder.iterdir()):
             raise OptionError(f"{self.folder} holds other files: choose an empty folder or a new one.")
         if ours and self.stay:
             raise OptionError(f"{self.folder} holds predictions already: --resume goes on with them; or choose another folder.")
@@ -160,7 +160,8 @@ class Parts:
                     out.write(block)
 
     def clear(self) -> None:
-        """Remove what this class has written, and the folder where nothing else is in it."""
+        """Remove what this class has written; that there was a job at all last, so that a kill leaves nothing unknown."""
+        self._clear_unfinished()
         for path in sorted(self._records.glob("*.json")):
             if path.name != _TASK:
                 part = self._read(path).get("part")
@@ -170,7 +171,6 @@ class Parts:
         (self._records / _TASK).unlink(missing_ok=True)
         if self._records.is_dir() and not any(self._records.iterdir()):
             self._records.rmdir()
-        self._clear_unfinished()
 
     def remove(self) -> None:
         """Remove the whole folder, but for what is not ours."""
