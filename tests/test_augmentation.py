@@ -391,7 +391,7 @@ def test_a_probe_that_fails_or_is_interrupted_changes_nothing(tmp_path: Path) ->
 
 def test_a_search_whose_probe_fails_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def once(*args: object, **options: object) -> object:
-        if not failed and args[0].augmentation == Augmentation() and args[0].family == "convnet":  # type: ignore[attr-defined]
+        if not failed and args[0].recipe.augmentation == Augmentation() and args[0].recipe.family == "convnet":  # type: ignore[attr-defined]
             failed.append(True)
             raise MemoryError("nothing left")
         return train_alone(*args, **options)
