@@ -268,9 +268,8 @@ class TrialsOnRay:
 
     def _straggles(self, plan: Plan) -> str | None:
         """Why the latest attempt should be made again elsewhere, if it should; one that waits for a place is not late."""
-        now, began = time.monotonic(), self._began.get(plan.number)
-        if began is None:
-            return None
+        now = time.monotonic()
+        began = self._began.get(plan.number, math.inf)
         if now - began > _LATE * plan.pace.seconds + _LATE_S:
             return f"TimeoutError: the trial had {plan.pace.seconds:.0f} s and was not done after {now - began:.0f} s"
         silent_s = now - self._heard[plan.number]
@@ -282,6 +281,7 @@ class TrialsOnRay:
         with self._keeping:
             self._latest[plan.number] = attempt
             self._began.pop(plan.number, None)
+            self._heard[plan.number] = time.monotonic()
         kept: dict[str, bytes] = {}
         token = None
         if plan.kept_in is not None:
