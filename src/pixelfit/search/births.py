@@ -56,7 +56,7 @@ def main() -> None:
     control.sendall(READY)
     with control.makefile("rb") as incoming:
         at: StoreAt = pickle.loads(_message(incoming))  # noqa: S301 - from the process that started this one
-        store = at.open()
+        store = at.mapped()
         household: Household = unpacked(_message(incoming), store)
     control.sendall(READY)
     nursery = os.getpid()

@@ -108,7 +108,7 @@ def trial(errand: Errand, shared: Shared, board: Any) -> tuple[Outcome, dict[str
     household = _households.get(shared.household)
     if household is None:
         _households.clear()
-        store = shared.store.open() if isinstance(shared.store, StoreAt) else ray.get(shared.store)
+        store = shared.store.mapped() if isinstance(shared.store, StoreAt) else ray.get(shared.store)
         household = _households[shared.household] = unpacked(ray.get(shared.household), store)
     hand_down(household.machine)
     before = LOGGER.handlers[:], LOGGER.level

@@ -131,7 +131,7 @@ def main() -> None:
     with Connection(int(sys.argv[1])) as connection:
         try:
             at: StoreAt = connection.recv()
-            errand: Errand = unpacked(connection.recv_bytes(), at.open())
+            errand: Errand = unpacked(connection.recv_bytes(), at.mapped())
             trained = _run(errand, connection)
             # As bytes: the connection's own way with tensors is to lend their memory, which ends with this process.
             connection.send(("trained", pickle.dumps(trained) if errand.own == 0 else b""))

@@ -31,12 +31,12 @@ class StoreAt:
 
     @staticmethod
     def copied(store: Array, memory: int) -> StoreAt:
-        """The store written into the shared memory of this descriptor, which those who open it must have been given."""
+        """The store written into the shared memory of this descriptor, which those who map it must have been given."""
         with os.fdopen(os.dup(memory), "wb") as out:
             out.write(np.ascontiguousarray(store).data)
         return StoreAt(f"/dev/fd/{memory}", 0, store.dtype.str, store.shape)
 
-    def open(self) -> Array:
+    def mapped(self) -> Array:
         """The store, mapped: all processes of a machine share its pages."""
         return np.memmap(self.name, self.dtype, "r", self.offset, self.shape)
 
