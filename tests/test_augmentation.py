@@ -34,6 +34,7 @@ from pixelfit.search.searching import Limits
 from pixelfit.search.space import Changes, build_space
 from pixelfit.search.study import Study
 from pixelfit.training.augment import augment, recoloured
+from pixelfit.training.job import Job
 from pixelfit.training.recipe import Augmentation, Recipe
 from pixelfit.types import CHANGES, Array, Examples, PictureSpec, Trial
 
@@ -390,11 +391,11 @@ def test_a_probe_that_fails_or_is_interrupted_changes_nothing(tmp_path: Path) ->
 
 
 def test_a_search_whose_probe_fails_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def once(*args: object, **options: object) -> object:
-        if not failed and args[0].recipe.augmentation == Augmentation() and args[0].recipe.family == "convnet":  # type: ignore[attr-defined]
+    def once(job: Job, **options: object) -> object:
+        if not failed and job.recipe.augmentation == Augmentation() and job.recipe.family == "convnet":
             failed.append(True)
-            raise MemoryError("nothing left")
-        return train_alone(*args, **options)
+            raise ArithmeticError("no such luck")
+        return train_alone(job, **options)  # type: ignore[arg-type]
 
     from pixelfit.training.loop import train_alone
 
