@@ -180,8 +180,9 @@ class Parts:
             self.folder.rmdir()
 
     def _clear_unfinished(self) -> None:
-        for left in self.folder.glob(".*.part*"):
-            left.unlink(missing_ok=True)
+        for folder in (self.folder, self._records):
+            for left in folder.glob(".*.part*"):
+                left.unlink(missing_ok=True)
 
     def _check_shard(self, record: Record, shard: Place | None) -> None:
         if shard is None:
