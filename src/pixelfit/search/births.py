@@ -26,7 +26,7 @@ import torch
 from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
 from pixelfit.runlog import FIELDS, LOGGER
-from pixelfit.search.engine import LocalEngine, Plan
+from pixelfit.search.engine import LocalEngine, Plan, Until
 from pixelfit.search.nursery import LONGEST_ORDER, READY, STATUS
 from pixelfit.training.machine import Machine, hand_down
 from pixelfit.training.passing import StoreAt, packed, unpacked
@@ -121,7 +121,7 @@ def _be_a_trial(handed: int, household: Household, store: Array) -> None:
         LOGGER.handlers[:] = [Told(lambda event, fields: connection.send(("note", event, fields)))]
         LOGGER.setLevel(logging.INFO)
         teller = _Teller(connection)
-        outcome = LocalEngine(household.folds, household.facts, _Asked(teller), teller).run(plan)
+        outcome = LocalEngine(household.folds, household.facts, Until(Deadline(None), teller.look_for_stop), teller).run(plan)
         connection.send_bytes(packed(("outcome", outcome), store))
     except (EOFError, OSError):
         os._exit(1)  # the other end is gone
@@ -146,18 +146,6 @@ class _Teller(Silent):
         while not self.is_stopped and self._connection.poll(0):
             self.is_stopped = self._connection.recv() == "stop"
         return self.is_stopped
-
-
-class _Asked(Deadline):
-    """A clock that asks the search's process whether the user wants to stop."""
-
-    def __init__(self, teller: _Teller) -> None:
-        super().__init__(None)
-        self._teller = teller
-
-    @property
-    def interrupted(self) -> bool:
-        return self._teller.look_for_stop()
 
 
 class Told(logging.Handler):

@@ -31,7 +31,7 @@ from pixelfit.types import FULL_LENGTH, REFIT, Examples, Facts, Fold, Forecast, 
 
 SEEDS_A_RUN = 10_000  # a trial's seed is the run's, times this, and its number
 _WORTH_DIVIDING_S = 30.0  # ranks take some seconds to start
-_MOST_RETRIES = 2
+MOST_RETRIES = 2  # of a trial that was lost with a worker
 _LATENCIES = 5
 _TIMED = 64  # pictures, to see how long a prediction takes
 
@@ -236,7 +236,7 @@ class SearchOverError(Exception):
 
 
 class Until(Deadline):
-    """A clock by which trainings end when the user wants to stop, or the search is over."""
+    """A clock by which trainings end when the user wants to stop, or ``is_over`` says so."""
 
     def __init__(self, deadline: Deadline, is_over: Callable[[], bool]) -> None:
         super().__init__(deadline.budget_s)
@@ -254,7 +254,7 @@ class Until(Deadline):
 
 def divided(plan: Plan, engine: LocalEngine, ranks: int, until: Until) -> Outcome:
     """Run a trial whose trainings the engine divides over ranks; where one is lost, again from the last checkpoint."""
-    for _ in range(_MOST_RETRIES):
+    for _ in range(MOST_RETRIES):
         outcome = engine.run(plan)
         lost = outcome.trial.error is not None and outcome.trial.error.startswith("RankError")
         if not lost or until.left() <= 0:

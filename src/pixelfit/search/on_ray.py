@@ -28,7 +28,18 @@ from pixelfit.progress import Progress
 from pixelfit.runlog import note, pass_on
 from pixelfit.search import ray_tasks
 from pixelfit.search.births import Household
-from pixelfit.search.engine import LocalEngine, Outcome, Plan, SearchOverError, Until, divided, failed, interrupted, is_divided
+from pixelfit.search.engine import (
+    MOST_RETRIES,
+    LocalEngine,
+    Outcome,
+    Plan,
+    SearchOverError,
+    Until,
+    divided,
+    failed,
+    interrupted,
+    is_divided,
+)
 from pixelfit.search.memory import Means, as_memory_allows, need_of_plan
 from pixelfit.search.ray_tasks import Board, Errand, Shared, Versions
 from pixelfit.training.machine import Machine, machine
@@ -40,7 +51,6 @@ _MOST_THREADS = 4  # for a trial: nets for small pictures hardly gain from more
 _LISTEN_EVERY_S = 0.25
 _LOOK_EVERY_S = 1.0
 _LAST_WORDS_S = 10.0  # for the threads of trials, when a search is broken off
-_MOST_RETRIES = 2
 _LATE, _LATE_S = 1.5, 20.0  # a trial that takes so many times its seconds, and so many more, is one of a straggler
 _OF_OBJECT_STORE = 0.5  # larger pictures are read from their file, if it is on a shared file system
 _OVERDUE = 0.02  # of the budget
@@ -233,7 +243,7 @@ class TrialsOnRay:
                 troubles.append(found)
                 if ended and attempts:
                     continue  # another attempt is under way already
-                if len(troubles) > _MOST_RETRIES or self._deadline.left() <= 0:
+                if len(troubles) > MOST_RETRIES or self._deadline.left() <= 0:
                     return failed(plan, found, begun)
                 self._progress.say(f"Trial {plan.number} is tried again on another worker: {found}.")
                 plan = plan.going_on(self._deadline.left())

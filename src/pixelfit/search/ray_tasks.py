@@ -25,7 +25,7 @@ from pixelfit.deadline import Deadline
 from pixelfit.progress import Silent
 from pixelfit.runlog import LOGGER
 from pixelfit.search.births import Household, Told
-from pixelfit.search.engine import LocalEngine, Outcome, Plan
+from pixelfit.search.engine import LocalEngine, Outcome, Plan, Until
 from pixelfit.training.machine import Machine, hand_down, machine
 from pixelfit.training.passing import StoreAt, unpacked
 from pixelfit.types import Json
@@ -116,7 +116,7 @@ def trial(errand: Errand, shared: Shared, board: Any) -> tuple[Outcome, dict[str
     LOGGER.setLevel(logging.INFO)
     try:
         with _checkpoints_kept(errand, teller) as plan:
-            outcome = LocalEngine(household.folds, household.facts, _Asked(teller), teller).run(plan)
+            outcome = LocalEngine(household.folds, household.facts, Until(Deadline(None), teller.look_for_stop), teller).run(plan)
             elsewhere = plan.kept_in != errand.plan.kept_in and outcome.trial.state == "interrupted"
             kept = _checkpoints(plan.kept_in) if elsewhere and plan.kept_in is not None else {}
     finally:
@@ -214,15 +214,3 @@ class _Teller(Silent):
             if answered:
                 self._asked = self._board.is_stopped.remote()
         return self.is_stopped
-
-
-class _Asked(Deadline):
-    """A clock that asks the search whether the user wants to stop."""
-
-    def __init__(self, teller: _Teller) -> None:
-        super().__init__(None)
-        self._teller = teller
-
-    @property
-    def interrupted(self) -> bool:
-        return self._teller.look_for_stop()
