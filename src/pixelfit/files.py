@@ -8,6 +8,7 @@ import json
 import lzma
 import math
 import os
+import shutil
 import stat
 import struct
 import tarfile
@@ -183,3 +184,19 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@contextmanager
+def made_beside(place: Path) -> Iterator[Path]:
+    """A new folder that takes this place when the block ends well; if another process was quicker, its content is the same."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+    try:
+        yield beside
+        try:
+            beside.rename(place)
+        except OSError:
+            if not place.is_dir():
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -10,7 +10,6 @@ import io
 import lzma
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ from typing import IO
 
 from pixelfit.data.tables import is_table
 from pixelfit.errors import DataError
-from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, UNREADABLE, Wrapped, cache_folder, open_plain
+from pixelfit.files import ALWAYS_FINE, MOST_GROWTH, UNREADABLE, Wrapped, cache_folder, made_beside, open_plain
 from pixelfit.progress import Progress
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -42,17 +41,8 @@ def unpacked(path: Path, progress: Progress) -> Path:
     """
     place = cache_folder("archives") / _checksum(path, progress)
     if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
-        try:
+        with made_beside(place) as beside:
             _unpack(path, beside, progress)
-            try:
-                beside.rename(place)
-            except OSError:  # another run was quicker, and its content is the same
-                if not place.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
     return _innermost(place)
 
 

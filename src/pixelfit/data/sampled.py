@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from pixelfit.data.labelled import Labelled, labelled
 from pixelfit.data.places import Place
 from pixelfit.data.tables import check_columns, table_of
 from pixelfit.errors import DataError
-from pixelfit.files import cache_folder, parse_json, write_json
+from pixelfit.files import cache_folder, made_beside, parse_json, write_json
 from pixelfit.progress import Progress
 from pixelfit.types import Columns, Embedded, Json, LeftOut, Table
 from pixelfit.words import number_of
@@ -90,9 +89,7 @@ def _kept(shards: Sequence[Place], column: str | None, progress: Progress) -> Pa
     place = cache_folder("shards") / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     if place.is_dir():
         return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
-    try:
+    with made_beside(place) as beside:
         most_bytes = min(MOST_BYTES, round(shutil.disk_usage(beside).free * _OF_FREE_DISK))
         with (beside / _PICTURES).open("w+b") as pictures:
             drawn = _Drawn(pictures, MOST_ROWS, most_bytes)
@@ -101,13 +98,6 @@ def _kept(shards: Sequence[Place], column: str | None, progress: Progress) -> Pa
             for row in sorted(drawn.rows, key=lambda row: row.place):
                 file.write(json.dumps(vars(row), default=str) + "\n")
         write_json(beside / _ABOUT, {"rows": drawn.seen, "share": drawn.share})
-        try:
-            beside.rename(place)
-        except OSError:  # another run was quicker, and its content is the same
-            if not place.is_dir():
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return place
 
 
