@@ -102,7 +102,7 @@ def test_the_sample_is_uniform_and_no_larger_than_allowed(tmp_path: Path, monkey
     assert sum(row.size for row in drawn.rows) <= 50_000
     in_tenths = np.bincount(numbers // 4_000, minlength=10)
     assert ((in_tenths - 500) ** 2 / 500).sum() < 27.9  # chi-squared, 9 degrees of freedom: one in a thousand
-    parts = pd.Series([sampled._part(row.name) for row in drawn.rows]).value_counts(normalize=True)
+    parts = pd.Series([sampled.part_by_name(row.name) for row in drawn.rows]).value_counts(normalize=True)
     assert parts["test"] == pytest.approx(0.2, abs=0.025)
     assert parts["val"] == pytest.approx(0.12, abs=0.02)
 

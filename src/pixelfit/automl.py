@@ -12,6 +12,7 @@ from pixelfit.calibration import Calibrated, remembered
 from pixelfit.data.describe import describe, found, samples, tell
 from pixelfit.data.named import references_for
 from pixelfit.data.sources import Source
+from pixelfit.data.windows import whole_behind
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import together
 from pixelfit.environment import memory_allowed
@@ -83,14 +84,15 @@ def fit(
         tracking = Tracking(trackers, folder, progress)
         progress = Several(progress, Noted(), tracking)
         seconds = {"data": deadline.elapsed()}
-        limits = _limits(options)
+        whole = whole_behind(source, options.columns, facts, splits)
+        limits = _limits(options, streams=whole is not None and not options.distill)
         search = Search(space, splits, facts, folder, deadline, limits, progress)
         baseline = search.first_model()
         engine.ready(splits.folds, facts, deadline, progress)
         during.enter_context(as_begun(folder))
         trials = search.trials(engine, after=baseline)
         seconds["search"] = deadline.elapsed()
-        finish = Finish(splits, facts, folder, deadline, limits, progress, engine)
+        finish = Finish(splits, facts, folder, deadline, limits, progress, engine, whole)
         trials, final = finish.final(trials)
         constant = together([(baseline, 1.0)], facts, folder)
         evaluation = score_on_test(final, constant, splits.test, facts, seed=options.seed)
@@ -111,8 +113,8 @@ def fit(
     return Run(folder, facts, trials, final.predictor, evaluation.scores, deadline.interrupted, deadline.elapsed())
 
 
-def _limits(options: FitOptions) -> Limits:
-    return Limits(options.trials, options.steps, options.max_latency or math.inf, options.distill, options.seed)
+def _limits(options: FitOptions, *, streams: bool) -> Limits:
+    return Limits(options.trials, options.steps, options.max_latency or math.inf, options.distill, options.seed, streams)
 
 
 def _save_results(

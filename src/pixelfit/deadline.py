@@ -64,9 +64,12 @@ class Deadline:
         finally:
             self._shown = None
 
-    def reserve(self, seconds: float) -> None:
-        """Keep this many seconds for what comes after the search, scoring and the report; more on a machine that is slowed."""
-        self._reserve = seconds * self._slowed
+    def reserve(self, seconds: float, *, as_it_is: float = 0.0) -> None:
+        """Keep this many seconds for what comes after the search, scoring and the report; more on a machine that is slowed.
+
+        With them ``as_it_is`` seconds for what takes the time that it is given.
+        """
+        self._reserve = seconds * self._slowed + as_it_is
 
     def slowed_by(self, factor: float) -> None:
         """Reckon with other programs, for which everything takes so many times as long as on an idle machine."""

@@ -24,7 +24,7 @@ from pixelfit.search.refit import Refit
 from pixelfit.training.job import Start
 from pixelfit.training.pace import Course, Pace
 from pixelfit.training.recipe import Recipe
-from pixelfit.types import DISTILLED, Facts, Json, Splits, Trial
+from pixelfit.types import DISTILLED, STREAMED, Facts, Json, Splits, Trial
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,11 @@ def _needed(folder: RunFolder, recorded: dict[int, Trial], members: Sequence[int
             found[number] = recorded[number]
             number = recorded[number].continues
     for trial in found.values():
+        if trial.purpose == STREAMED:
+            raise RunError(
+                f"Trial {trial.number} was trained over all pictures of the shards, of which the run keeps no copy: a replay "
+                f"cannot repeat it."
+            )
         if trial.ranks > 1:
             raise RunError(f"Trial {trial.number} was divided over {trial.ranks} ranks, and a replay trains on one.")
         if not trial.planned:

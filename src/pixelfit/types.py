@@ -37,6 +37,7 @@ FULL_LENGTH = "full length"  # the purpose of trials that are meant to be final
 SNAPSHOT = "snapshot"  # the purpose of trials that go on from the weights of such a one, to be averaged with it
 DISTILLED = "distilled"  # the purpose of a trial that learns what the ensemble predicts
 REFIT = "refit"  # the purpose of a training on all development pictures, of which none is left to tell how good it is
+STREAMED = "streamed"  # the purpose of a trial that goes on over all training pictures of shards
 SIZES = "learning curve"  # the purpose of trials on a share of the pictures, which show what more of them are worth
 Json: TypeAlias = Any
 Label: TypeAlias = str | int | float | bool

@@ -71,7 +71,7 @@ def from_shards(shards: Sequence[Place], columns: Columns, *, name: str, told_as
     frame.columns = [str(column) for column in frame.columns]
     frame[_PICTURE] = [row.name for row in good]
     if not any(column.lower() == _SPLIT for column in frame.columns):
-        frame[_SPLIT] = [_part(row.name) for row in good]
+        frame[_SPLIT] = [part_by_name(row.name) for row in good]
     chosen, split = check_columns(frame, Columns(columns.targets, _PICTURE, columns.group), told_as=told_as, folder=Path())
 
     def file_of(row: int, _: str) -> Embedded:
@@ -82,11 +82,32 @@ def from_shards(shards: Sequence[Place], columns: Columns, *, name: str, told_as
     return replace(table, left_out=table.left_out + left_out)
 
 
-def _kept(shards: Sequence[Place], column: str | None, progress: Progress) -> Path:
-    """The folder in the cache with the sample, made now or by an earlier run."""
+@dataclass(frozen=True)
+class Kept:
+    """What the cache has of some shards: which share of their samples, with how many bytes a picture on average."""
+
+    share: float
+    picture_bytes: float
+
+
+def kept_of(shards: Sequence[Place], column: str | None) -> Kept | None:
+    """What the cache has of these shards; None where nobody has read them."""
+    folder = _place(shards, column)
+    if not folder.is_dir():
+        return None
+    about = parse_json((folder / _ABOUT).read_bytes())
+    return Kept(about["share"], (folder / _PICTURES).stat().st_size / max(1, round(about["rows"] * about["share"])))
+
+
+def _place(shards: Sequence[Place], column: str | None) -> Path:
     told = sorted((shard.name, shard.size, shard.mark) for shard in shards)
     key = json.dumps([_FORMAT, MOST_ROWS, MOST_BYTES, column, told])
-    place = cache_folder("shards") / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return cache_folder("shards") / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _kept(shards: Sequence[Place], column: str | None, progress: Progress) -> Path:
+    """The folder in the cache with the sample, made now or by an earlier run."""
+    place = _place(shards, column)
     if place.is_dir():
         return place
     with made_beside(place) as beside:
@@ -123,7 +144,7 @@ class _Drawn:
         """Keep those that are drawn."""
         for sample in samples:
             self.seen += 1
-            place = _places(sample.name)[0]
+            place = place_by_name(sample.name)
             if place >= self.share:
                 continue
             content = b"" if isinstance(sample.picture, str) else sample.picture
@@ -158,7 +179,13 @@ def _places(name: str) -> tuple[float, float]:
     return first, second
 
 
-def _part(name: str) -> str:
+def place_by_name(name: str) -> float:
+    """A number from 0 to 1: a sample is chosen where it lies below the share of those that are."""
+    return _places(name)[0]
+
+
+def part_by_name(name: str) -> str:
+    """The part of the data in which a sample of this name is, where its owner says nothing."""
     place = _places(name)[1]
     return "test" if place < _TEST else "val" if place < _TEST + _VALIDATION else "train"
 

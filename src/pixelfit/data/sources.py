@@ -14,6 +14,7 @@ from pixelfit.data import hub, named
 from pixelfit.data.archives import is_archive, unpacked
 from pixelfit.data.arrays import arrays_of, from_npz, from_pair
 from pixelfit.data.folders import from_folder, sub_folders
+from pixelfit.data.places import Place
 from pixelfit.data.sampled import from_shards
 from pixelfit.data.shards import labelled_shards_of
 from pixelfit.data.tables import from_frame, from_table_file, is_table
@@ -82,7 +83,7 @@ def _load(source: Source, columns: Columns, data_dir: Path | None, progress: Pro
     if str(source) in named.NAMED:
         _refuse_columns(columns, f"{source} is a data set that is known by name")
         return named.NAMED[str(source)].load(data_dir, progress)
-    shards = labelled_shards_of(str(source), columns.pictures)
+    shards = shards_behind(source, columns)
     if shards is not None:
         return from_shards(shards, columns, name=name_of(source), told_as=str(source), progress=progress)
     path = Path(source).expanduser()
@@ -91,6 +92,13 @@ def _load(source: Source, columns: Columns, data_dir: Path | None, progress: Pro
     if not path.exists():
         raise DataError(f"There is no file or folder {source}, and no data set of that name (known: {', '.join(named.NAMED)}).")
     return _from_path(path, columns)
+
+
+def shards_behind(source: Source, columns: Columns) -> tuple[Place, ...] | None:
+    """The shards that the source means; None where it is something else. Raises as ``shards_of`` does."""
+    if not isinstance(source, (str, Path)) or str(source).startswith(hub.PREFIX) or str(source) in named.NAMED:
+        return None
+    return labelled_shards_of(str(source), columns.pictures)
 
 
 def _is_frame(source: object) -> TypeIs[pd.DataFrame]:

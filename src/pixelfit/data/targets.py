@@ -228,11 +228,11 @@ def _label_lists(table: Table, task: Task | None) -> list[tuple[Label, ...]] | N
         return list(values)
     texts = values.dtype.kind in "OUT" and any(isinstance(value, str) and _BETWEEN in value for value in values)
     if task == "multilabel" or (texts and task is None and not table.targets_are_folder_names):
-        return [_parts_of(value) if isinstance(value, str) else (value,) for value in values.tolist()]
+        return [labels_in(value) if isinstance(value, str) else (value,) for value in values.tolist()]
     return None
 
 
-def _parts_of(text: str) -> tuple[str, ...]:
+def labels_in(text: str) -> tuple[str, ...]:
     """The labels in a text such as ``cat; dog``; none in ``;``."""
     return tuple(part.strip() for part in text.split(_BETWEEN) if part.strip())
 

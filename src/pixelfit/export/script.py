@@ -17,7 +17,7 @@ from pixelfit.models.model import Model
 from pixelfit.progress import Progress
 from pixelfit.resume import read_again
 from pixelfit.runs import RunFolder
-from pixelfit.types import DISTILLED, Array, Facts, Fold, Json, Splits
+from pixelfit.types import DISTILLED, STREAMED, Array, Facts, Fold, Json, Splits
 
 _FAMILIES = ("convnet", "resnet", "mlp", "linear")  # trained by gradients from fresh weights, of layers that can be written out
 
@@ -109,7 +109,7 @@ def _can_be_written(trial: Json, by_number: Mapping[int, Json]) -> bool:
     return trial["score"] is not None and all(
         each["family"] in _FAMILIES
         and each["recipe"] == trial["recipe"]
-        and each["purpose"] != DISTILLED
+        and each["purpose"] not in (DISTILLED, STREAMED)
         and each.get("share", 1.0) == 1.0
         for each in way
     )

@@ -210,6 +210,9 @@ def _members(saved: Saved) -> list[dict[str, Json]]:
     ]
 
 
+_REPLACES = {True: "is the final model", False: "did not replace the final model"}
+
+
 def _decisions(final: Json) -> list[str]:
     """How the members became the final model, in sentences."""
     views = {
@@ -228,7 +231,13 @@ def _decisions(final: Json) -> list[str]:
         return [
             "A student: it has learned what the search's best ensemble predicts for the training pictures, and took its place."
         ]
-    return [views[final["views"]], f"{refit} ({final['why']})."]
+    streamed = final.get("streamed")
+    on = (
+        []
+        if streamed is None
+        else [f"The net that went on over all pictures of the shards {_REPLACES[streamed['kept']]}: {streamed['why']}."]
+    )
+    return [*on, views[final["views"]], f"{refit} ({final['why']})."]
 
 
 def _lines(recipe: Mapping[str, Json]) -> list[tuple[str, str]]:

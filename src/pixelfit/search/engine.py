@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from pixelfit import metrics
+from pixelfit.data.windows import Passed, Whole, Windows
 from pixelfit.deadline import Deadline
+from pixelfit.errors import DataError
 from pixelfit.models import FAMILIES
 from pixelfit.models.heads import temperature_for
 from pixelfit.models.model import Model
@@ -53,6 +55,7 @@ class Plan:
     share: float = 1.0  # of the training pictures, drawn at random
     continues: int | None = None  # the trial from whose weights it goes on, if any
     kept_in: Path | None = None  # the folder where its trainings are kept on the way, and gone on from if they are there already
+    whole: Whole | None = None  # the shards over whose training pictures it goes, instead of those of the fold
     alone: bool = False
     threads: int = 0  # with which it is trained; 0: all that the machine has
 
@@ -77,6 +80,7 @@ class Outcome:
     history: Json
     models: tuple[Model, ...] = ()
     validation: Forecast | None = None
+    passed: Passed | None = None  # what came by of shards
 
 
 class Engine(Protocol):
@@ -125,12 +129,17 @@ class LocalEngine:
     def _run(self, plan: Plan, begun: float) -> Outcome:
         if plan.purpose == REFIT:
             return self._refitted(plan, begun)
+        if plan.whole is not None:
+            return self._streamed(plan, plan.whole, begun)
         # A share of the pictures is drawn within each fold.
         whole_at_once = len(self._folds) > 1 and FAMILIES[plan.recipe.family].cross_fit is not None and plan.share == 1.0
-        trained = [self._cross_fitted(plan)] if whole_at_once else self._trained(plan)
+        return self._judged(plan, [self._cross_fitted(plan)] if whole_at_once else self._trained(plan), begun)
+
+    def _judged(self, plan: Plan, trained: Sequence[Trained], begun: float) -> Outcome:
+        """What came of the trainings of a trial, by the pictures that were held out."""
         first, last = trained[0], trained[-1]
         ended = _record(plan, last.state, begun)
-        if not whole_at_once and len(trained) < len(self._folds):
+        if first.held_out is None and len(trained) < len(self._folds):
             return Outcome(ended, _mean_history(trained))
         models = [one.model for one in trained]
         outputs, predict_ms = self._outputs(trained)
@@ -168,7 +177,7 @@ class LocalEngine:
             best_at_step=first.best_at_step,
             looks=looks_of(first),
         )
-        return Outcome(trial, _mean_history(trained), tuple(models), forecast)
+        return Outcome(trial, _mean_history(trained), tuple(models), forecast, first.passed)
 
     def _trained(self, plan: Plan) -> list[Trained]:
         """A training a fold, all of as many steps as the first; fewer where one was ended early."""
@@ -191,6 +200,21 @@ class LocalEngine:
             if trained.state != "complete":
                 break
         return done
+
+    def _streamed(self, plan: Plan, whole: Whole, begun: float) -> Outcome:
+        """A training over all training pictures of shards, a window after the other."""
+        (fold,) = self._folds
+        end = begun + plan.pace.seconds
+        with Windows(whole, batch=plan.recipe.batch_size, seed=plan.seed) as windows:
+            first = windows.next(lambda: self._deadline.interrupted or time.monotonic() > end)
+            if first is None and self._deadline.interrupted:
+                return interrupted(plan, begun)
+            if first is None:
+                raise DataError(f"not even the first pictures of the shards could be read within {plan.pace.seconds:.0f} s")
+            lesson = Lesson(first, fold.validation, self._facts, windows=windows)
+            pace = replace(plan.pace, seconds=max(0.0, end - time.monotonic()))
+            job = Job(plan.recipe, lesson, plan.seed, pace, plan.starts[0])
+            return self._judged(plan, [self._train(job, _Watch(plan, self._progress, 0, 1))], begun)
 
     def _refitted(self, plan: Plan, begun: float) -> Outcome:
         """A training on all development pictures."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pixelfit.calibration import Calibrated, acquainted, calibrated_predictor
+from pixelfit.data.windows import Whole
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import Costs, combine
 from pixelfit.models.views import VIEWS
@@ -16,9 +17,10 @@ from pixelfit.search.distill import student_recipe, teachings
 from pixelfit.search.engine import SEEDS_A_RUN, Engine, Plan
 from pixelfit.search.refit import Refit, pays, seconds_to_refit
 from pixelfit.search.searching import Limits, after_s, most_remembered, most_views_ms
+from pixelfit.search.streaming import Decision, Streaming
 from pixelfit.training.job import Start
 from pixelfit.training.pace import Pace
-from pixelfit.types import DISTILLED, Facts, Splits, Trial
+from pixelfit.types import DISTILLED, Facts, Json, Splits, Trial
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Finish:
     limits: Limits
     progress: Progress
     engine: Engine
+    whole: Whole | None = None  # the shards of whose pictures the search has seen a sample
 
     def final(self, trials: Sequence[Trial]) -> tuple[tuple[Trial, ...], Calibrated]:
         """The final model, calibrated, and the trials that led to it.
@@ -44,7 +47,8 @@ class Finish:
             return self.folder.ended_trials(), known
         ensemble = combine(trials, self.splits, self.facts, self.folder, self.costs())
         trials, chosen = self.distilled(trials, ensemble) if self.limits.distill else (tuple(trials), ensemble)
-        final = self.refitted(trials, calibrated_predictor(chosen, validation, self.folder))
+        trials, chosen, streamed = self.streamed(trials, chosen)
+        final = self.refitted(trials, calibrated_predictor(chosen, validation, self.folder), streamed)
         final = acquainted(final, self.splits, most_pictures=self.most_remembered(trials, final), seed=self.limits.seed)
         final.save(self.folder)
         return trials, final
@@ -87,12 +91,23 @@ class Finish:
             return known, teacher
         return known, replace(teacher, members=(Member(outcome.models[0], number, 1.0),))
 
-    def refitted(self, trials: Sequence[Trial], final: Calibrated) -> Calibrated:
+    def streamed(self, trials: tuple[Trial, ...], chosen: Predictor) -> tuple[tuple[Trial, ...], Predictor, Decision | None]:
+        """The best net trained on over all pictures of the shards, if that is better; None where there are no more."""
+        if self.whole is None or not self.limits.streams:
+            return trials, chosen, None
+        self._reserve_for_scoring(trials, chosen)
+        return Streaming(
+            self.whole, self.splits, self.facts, self.folder, self.deadline, self.limits, self.progress, self.engine
+        ).improved(trials, chosen)
+
+    def refitted(self, trials: Sequence[Trial], final: Calibrated, streamed: Decision | None = None) -> Calibrated:
         """The members trained on all development pictures, where more pictures pay and there is time."""
         members = {member.trial for member in final.predictor.members}
         chosen = [trial for trial in trials if trial.number in members]
         if len(self.splits.folds) > 1:
             worth, why = False, "each trial has a model a fold, which together have learned from all of them"
+        elif streamed is not None:
+            worth, why = False, "the time for it went into training on over all pictures of the shards"
         else:
             worth, why = pays(trials, self.splits, self.facts, self.folder)
         self._reserve_for_scoring(trials, final.predictor)
@@ -107,7 +122,8 @@ class Finish:
                 why += "; a refit ended early or came out worse, and was not kept"
         distilled = any(trial.purpose == DISTILLED for trial in chosen)
         views = final.predictor.members[0].model.views
-        self.folder.write_final({"distilled": distilled, "views": views, "refitted": refitted is not None, "why": why})
+        decisions: Json = {"distilled": distilled, "views": views, "refitted": refitted is not None, "why": why}
+        self.folder.write_final(decisions if streamed is None else {**decisions, "streamed": streamed.to_json()})
         return final if refitted is None else replace(final, predictor=refitted)
 
     def most_remembered(self, trials: Sequence[Trial], final: Calibrated) -> int:

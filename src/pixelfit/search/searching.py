@@ -39,6 +39,7 @@ _REMEMBERED_SHARE = 0.01  # of the budget, at most, to look at the training pict
 _FEWEST_REMEMBERED = 100
 AHEAD = 2  # times as many trials as run side by side may be planned before the first of them has ended
 _OVER = "over"
+_STREAMED_SHARE = 0.4  # of the search's time, for training on over all pictures of the shards
 _STUDENT_SHARE = 0.25  # of the budget, for the student of a distillation
 
 
@@ -92,6 +93,7 @@ class Search:
         }
         deadline.slowed_by(record.get("slowed", 1.0))  # which runs of older versions do not tell
         folder.write_search({**record, "over": False})
+        streamed_s = _STREAMED_SHARE * max(0.0, (deadline.budget_s or 0.0) - record["began_s"]) if limits.streams else 0.0
         slots = int(record.get("slots", 1))
         study = Study(folder.study_file, self.space, seed=limits.seed)
         costs = CostModel(facts.spec, record["flops"], len(splits.folds))
@@ -119,7 +121,7 @@ class Search:
         with SideBySide(engine.slots, partial(self._run, engine=engine), show, first=after) as side_by_side:
             while True:
                 side_by_side.wait_for_slot()
-                deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline))
+                deadline.reserve(time_after(stages.trials, splits, facts, limits, deadline), as_it_is=streamed_s)
                 with earlier.time_of(stages.planned):
                     step = next(plans, _OVER)
                 if isinstance(step, str):

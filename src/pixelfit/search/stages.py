@@ -399,8 +399,8 @@ class Stages:
         needed = seconds_to_refit(finals, self.splits)
         # Finals that went on from other trials' weights cannot be trained again alone.
         alone = all(trial.continues is None or trial.purpose == SNAPSHOT for trial in finals)
-        folded = len(self.splits.folds) > 1  # then every development picture is learned from already
-        if folded or not finals or not twins or not alone or self.limits.distill or self.left() < needed + twins[0].seconds:
+        enough = len(self.splits.folds) > 1 or self.limits.streams  # all pictures are learned from already, or will be
+        if enough or not finals or not twins or not alone or self.limits.distill or self.left() < needed + twins[0].seconds:
             return
         plan = self._plan(_recipe(twins[0]), FEWER, self.left(), 1.0)
         pace = replace(plan.pace, steps=twins[0].steps)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from pixelfit.data.windows import Passed, Windows
 from pixelfit.models import FAMILIES
 from pixelfit.models.model import Model
 from pixelfit.training.pace import Check, Pace
@@ -34,13 +35,14 @@ class Lesson:
 
     ``validation`` tells how well a training goes: its last weights are kept, unless those of an earlier check were
     clearly better. Without it nothing is looked at on the way. ``fold_of`` (N,) numbers the folds of the training pictures
-    for a family that cross-validates by itself.
+    for a family that cross-validates by itself. With ``windows``, ``train`` is the first of them, and each is gone over once.
     """
 
     train: Examples
     validation: Examples | None
     facts: Facts
     fold_of: Ints | None = None
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -101,4 +103,5 @@ class Trained:
     out_of_time_at: int = 0  # see ``Course``
     step_s: float = 0.0  # seconds in training steps; without set-up, checks and predictions
     averaged: bool = False  # whether the weights are an average over the last steps
+    passed: Passed | None = None  # what came by in windows
     held_out: torch.Tensor | None = None  # raw outputs for the training pictures, each from a fit without its fold

@@ -174,14 +174,9 @@ class _Training:
         self.ranks, self.checkpoint = ranks, checkpoint if ranks.leads else None
         self.machine = machine()
         self.device = torch.device(self.machine.device)
-        with warnings.catch_warnings():
-            # What is mapped from disk or from Ray's store cannot be written to, which PyTorch warns of; nothing here does.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.pictures, rows = torch.from_numpy(lesson.train.store), torch.from_numpy(lesson.train.rows)
-        if self.device.type == "cuda" and self.pictures.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]:
-            self.pictures = self.pictures.to(self.device)
-        self.rows = rows.to(self.pictures.device)
-        self.targets = targets.to(self.pictures.device)
+        self.windows = lesson.windows
+        self.an_epoch = len(lesson.train) if self.windows is None else self.windows.pictures  # pictures
+        self._see(lesson.train, targets)
         self.batch = job.batch
         self.part, self.weight = ranks.part(self.batch), ranks.weight(self.batch)
         self.module = ranks.synchronised(model.module.to(self.device))
@@ -192,12 +187,30 @@ class _Training:
         self.checked = lesson.validation and _every_nth(lesson.validation)
         self.look_steps = look_cost(len(self.checked), self.batch) if self.checked else 0.0
 
+    def _see(self, train_set: Examples, targets: torch.Tensor) -> None:
+        """Have these pictures and their encoded targets to train on."""
+        with warnings.catch_warnings():
+            # What is mapped from disk or from Ray's store cannot be written to, which PyTorch warns of; nothing here does.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.pictures, rows = torch.from_numpy(train_set.store), torch.from_numpy(train_set.rows)
+        if self.device.type == "cuda" and self.pictures.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]:
+            self.pictures = self.pictures.to(self.device)
+        self.rows = rows.to(self.pictures.device)
+        self.targets = targets.to(self.pictures.device)
+
+    def _next_window(self, give_up: Callable[[], bool]) -> None:
+        """Have the next window to train on; where it is not there in time, the same once more."""
+        assert self.windows is not None
+        window = self.windows.next(give_up)
+        if window is not None:
+            self._see(window, self.model.head.encode(window.targets))
+
     def run(self, pace: Pace, monitor: Monitor, stopped: Callable[[], bool]) -> Trained:
         begun = time.monotonic()
         earlier = self.ranks.from_first(self.checkpoint.read() if self.checkpoint else None)
         if earlier is not None:
             begun -= earlier[1]["spent_s"]
-        steps_an_epoch = len(self.rows) / self.batch
+        steps_an_epoch = self.an_epoch / self.batch
         most = max(FEWEST_STEPS, round(pace.most_epochs * steps_an_epoch))
         # On several GPUs no graph is compiled: how CUDA graphs get on with the averaging of gradients has not been tried.
         if self.device.type == "cuda" and self.ranks.count == 1 and _COMPILED_FROM_S <= pace.seconds < float("inf"):
@@ -232,6 +245,7 @@ class _Training:
             replans=tuple(pulse.replans),
             step_s=pulse.step_s,
             averaged=averaged,
+            passed=None if self.windows is None else self.windows.passed,
         )
 
     def _steps(
@@ -241,6 +255,8 @@ class _Training:
         pulse, course, stepping = underway.pulse, pace.course, time.monotonic()
         replanned, end = stepping, begun + pace.seconds - self.final_s
         while pulse.step < pulse.total:
+            if self.windows is not None and pulse.step and not len(underway.batches.left):
+                self._next_window(lambda: stopped() or time.monotonic() > end)
             rate = pulse.learning_rate(self.recipe.learning_rate)
             underway.loss_sum += self._step(underway, rate)
             underway.losses += 1
@@ -318,7 +334,7 @@ class _Training:
             self.checkpoint.write(underway, epoch=epoch, step_s=step_s, spent_s=now - begun, final_s=self.final_s)
 
     def _epochs(self, pulse: Pulse) -> float:
-        return pulse.step * self.batch / len(self.rows)
+        return pulse.step * self.batch / self.an_epoch
 
     def _settle(self, pulse: Pulse, last: Kept | None, best: Kept | None, average: WeightAverage | None) -> tuple[int, bool]:
         """Give the model its final weights: the last, their average if it is better, or an earlier check's if clearly so."""
