@@ -13,6 +13,7 @@ from types import FrameType
 from pixelfit.errors import OptionError
 
 _SHORTEST = 5.0  # seconds: less does not even load the libraries
+_OVERDUE = 0.02  # of the budget
 
 
 def parse_budget(text: str | float) -> float:
@@ -83,9 +84,10 @@ class Deadline:
             return float("inf")
         return max(0.0, self.budget_s - self._reserve - self.elapsed())
 
-    def overdue(self) -> float:
-        """Seconds by which the budget is used up; 0 as long as it is not."""
-        return 0.0 if self.budget_s is None else max(0.0, self.elapsed() - self.budget_s)
+    @property
+    def overstayed(self) -> bool:
+        """Whether the budget was used up so long ago that what is not done is not waited for."""
+        return self.budget_s is not None and self.elapsed() > (1 + _OVERDUE) * self.budget_s
 
     @property
     def interrupted(self) -> bool:

@@ -9,12 +9,12 @@ from itertools import groupby
 from typing import IO
 
 from pixelfit.data.items import Item
-from pixelfit.data.places import Place, opened
+from pixelfit.data.places import Place, contents
 from pixelfit.data.shards import chosen_column, is_hidden, is_picture, item_of_cell, sample_of
 from pixelfit.data.tables import record_batches
 from pixelfit.data.tars import Entry, entries
-from pixelfit.errors import OptionError, PixelfitError
-from pixelfit.files import UNREADABLE, parse_json
+from pixelfit.errors import OptionError
+from pixelfit.files import parse_json
 from pixelfit.types import Embedded, Json
 
 _ROWS = 16  # of a Parquet file at once
@@ -40,16 +40,8 @@ def labelled(shard: Place, column: str | None) -> Iterator[Labelled]:
         ShardError: the shard cannot be reached.
         OptionError: a sample has several pictures, and ``column`` names none of them.
     """
-    with opened(shard) as source:
-        try:
-            yield from _READERS[shard.suffix](source.buffered(), shard, column)
-        except PixelfitError:
-            raise
-        except UNREADABLE as error:
-            if source.lost is not None:
-                raise source.lost from error
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            yield Labelled(shard.file, f"from here on the shard cannot be read: {reason}", {})
+    read = _READERS[shard.suffix]
+    return contents(shard, lambda stream: read(stream, shard, column), damaged=lambda reason: Labelled(shard.file, reason, {}))
 
 
 def _of_tar(stream: IO[bytes], shard: Place, column: str | None) -> Iterator[Labelled]:

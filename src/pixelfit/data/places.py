@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
-from pixelfit.errors import DataError, ShardError
-from pixelfit.files import Wrapped, open_plain
+from pixelfit.errors import DataError, PixelfitError, ShardError
+from pixelfit.files import UNREADABLE, Wrapped, open_plain
 from pixelfit.types import Json
 
 T = TypeVar("T")
@@ -136,6 +136,23 @@ def opened(place: Place) -> Iterator[Source]:
         stream = _asked(lambda: store.open(path, "rb"), place.name)
     with stream:
         yield Source(stream, place.name)
+
+
+def contents(place: Place, read: Callable[[IO[bytes]], Iterator[T]], *, damaged: Callable[[str], T]) -> Iterator[T]:
+    """What ``read`` finds in a shard; where its bytes make no sense, last what ``damaged`` makes of the reason.
+
+    Raises ShardError where it cannot be reached, and what ``read`` has for its user.
+    """
+    with opened(place) as source:
+        try:
+            yield from read(source.buffered())
+        except PixelfitError:
+            raise
+        except UNREADABLE as error:
+            if source.lost is not None:
+                raise source.lost from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            yield damaged(f"from here on the shard cannot be read: {reason}")
 
 
 def is_remote(given: str) -> bool:

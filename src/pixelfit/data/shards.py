@@ -14,10 +14,10 @@ from typing import IO, TYPE_CHECKING
 
 from pixelfit.data.arrays import printable_name
 from pixelfit.data.items import Item
-from pixelfit.data.places import Place, opened, places, seen
+from pixelfit.data.places import Place, contents, opened, places, seen
 from pixelfit.data.tables import PICTURE_SUFFIXES, record_batches
 from pixelfit.data.tars import MOST_BYTES, Entry, entries
-from pixelfit.errors import DataError, OptionError, PixelfitError, ShardError
+from pixelfit.errors import DataError, OptionError, ShardError
 from pixelfit.files import UNREADABLE, open_plain
 from pixelfit.types import Embedded, Json
 from pixelfit.words import number_of
@@ -76,16 +76,8 @@ def items_of(shard: Place, column: str | None) -> Iterator[Item]:
         ShardError: the shard cannot be reached, or changed while it was read.
         OptionError: it has not the ``column``.
     """
-    with opened(shard) as source:
-        try:
-            yield from FORMS[shard.suffix].items(source.buffered(), shard, column)
-        except PixelfitError:
-            raise
-        except UNREADABLE as error:
-            if source.lost is not None:
-                raise source.lost from error
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            yield Item(shard.name, f"from here on the shard cannot be read: {reason}")
+    read = FORMS[shard.suffix].items
+    yield from contents(shard, lambda stream: read(stream, shard, column), damaged=lambda reason: Item(shard.name, reason))
     if seen(shard) != shard:
         raise ShardError(f"{shard.name} changed while it was read.")
 

@@ -24,9 +24,9 @@ from pixelfit.deadline import Deadline
 from pixelfit.environment import memory_limit, usable_cores
 from pixelfit.models import FAMILIES
 from pixelfit.progress import Progress
-from pixelfit.runlog import note, pass_on
-from pixelfit.search.births import Household, message
-from pixelfit.search.engine import LocalEngine, Outcome, Plan, SearchOverError, Until, divided, failed, is_divided
+from pixelfit.runlog import note
+from pixelfit.search.births import Household, message, tell
+from pixelfit.search.engine import NOT_DONE, LocalEngine, Outcome, Plan, SearchOverError, Until, divided, failed, is_divided
 from pixelfit.search.memory import Means, as_memory_allows
 from pixelfit.search.nursery import Child, Nursery
 from pixelfit.training.machine import machine
@@ -36,7 +36,6 @@ from pixelfit.types import Facts, Fold
 
 _LOOK_EVERY_S = 0.25
 _LATE, _LATE_S = 1.5, 10.0  # a trial that takes so many times its seconds, and so many more, hangs
-_OVERDUE = 0.02  # of the budget
 
 
 class TrialsApart:
@@ -170,7 +169,7 @@ class TrialsApart:
                     told: tuple[Any, ...] = unpacked(connection.recv_bytes(), self._store)
                     if told[0] == "outcome":
                         return told[1], None
-                    self._tell(told)
+                    tell(self._progress, *told)
                 if self._deadline.interrupted and not told_to_stop:
                     told_to_stop = True
                     connection.send("stop")
@@ -182,25 +181,13 @@ class TrialsApart:
         except (EOFError, ConnectionError):
             return None, None
 
-    def _tell(self, told: tuple[Any, ...]) -> None:
-        kind, *rest = told
-        if kind == "advance":
-            self._progress.advance_trial(*rest)
-        elif kind == "check":
-            number, epoch, score, fold, folds = rest
-            self._progress.check_trial(number, epoch, score, fold=fold, folds=folds)
-        else:
-            pass_on(*rest)
-
     def _fault(self, plan: Plan, child: int, begun: float, heard: float) -> str | None:
         """Why the trial must be ended now, if it must."""
         now = time.monotonic()
-        budget_s = self._deadline.budget_s
         if plan.pace.seconds < math.inf and now - begun > _LATE * plan.pace.seconds + _LATE_S:
             return f"TimeoutError: the trial had {plan.pace.seconds:.0f} s, took {now - begun:.0f} s and was ended"
-        overdue = budget_s is not None and self._deadline.overdue() > _OVERDUE * budget_s
-        if overdue and now - begun > plan.pace.seconds:
-            return "TimeoutError: the trial was not done when the budget was used up, and was ended"
+        if self._deadline.overstayed and now - begun > plan.pace.seconds:
+            return NOT_DONE
         if now - heard > self._silent_s:
             return f"TimeoutError: nothing was heard of the trial for {now - heard:.0f} s, and it was ended"
         if self._most_memory < math.inf:

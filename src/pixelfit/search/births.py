@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import torch
 
 from pixelfit.deadline import Deadline
-from pixelfit.progress import Silent
-from pixelfit.runlog import FIELDS, LOGGER
+from pixelfit.progress import Progress, Silent
+from pixelfit.runlog import FIELDS, LOGGER, pass_on
 from pixelfit.search.engine import LocalEngine, Plan, Until
 from pixelfit.search.nursery import LONGEST_ORDER, READY, STATUS
 from pixelfit.training.machine import Machine, hand_down
@@ -118,7 +118,7 @@ def _be_a_trial(handed: int, household: Household, store: Array) -> None:
         if gpu is not None:
             torch.cuda.set_device(gpu)
         hand_down(household.machine)
-        LOGGER.handlers[:] = [Told(lambda event, fields: connection.send(("note", event, fields)))]
+        LOGGER.handlers[:] = [Told(lambda event, fields: connection.send(("note", plan.number, event, fields)))]
         LOGGER.setLevel(logging.INFO)
         teller = _Teller(connection)
         outcome = LocalEngine(household.folds, household.facts, Until(Deadline(None), teller.look_for_stop), teller).run(plan)
@@ -146,6 +146,17 @@ class _Teller(Silent):
         while not self.is_stopped and self._connection.poll(0):
             self.is_stopped = self._connection.recv() == "stop"
         return self.is_stopped
+
+
+def tell(progress: Progress, kind: str, number: int, *rest: Any) -> None:
+    """Have the search's own display and log say what a trial elsewhere tells."""
+    if kind == "advance":
+        progress.advance_trial(number, *rest)
+    elif kind == "check":
+        epoch, score, fold, folds = rest
+        progress.check_trial(number, epoch, score, fold=fold, folds=folds)
+    else:
+        pass_on(*rest)
 
 
 class Told(logging.Handler):

@@ -34,6 +34,7 @@ from pixelfit.types import FULL_LENGTH, REFIT, Examples, Facts, Fold, Forecast, 
 SEEDS_A_RUN = 10_000  # a trial's seed is the run's, times this, and its number
 _WORTH_DIVIDING_S = 30.0  # ranks take some seconds to start
 MOST_RETRIES = 2  # of a trial that was lost with a worker
+NOT_DONE = "TimeoutError: the trial was not done when the budget was used up, and was ended"
 _LATENCIES = 5
 _TIMED = 64  # pictures, to see how long a prediction takes
 

@@ -25,11 +25,12 @@ from pixelfit.deadline import Deadline
 from pixelfit.errors import OptionError
 from pixelfit.files import written_beside
 from pixelfit.progress import Progress
-from pixelfit.runlog import note, pass_on
+from pixelfit.runlog import note
 from pixelfit.search import ray_tasks
-from pixelfit.search.births import Household
+from pixelfit.search.births import Household, tell
 from pixelfit.search.engine import (
     MOST_RETRIES,
+    NOT_DONE,
     LocalEngine,
     Outcome,
     Plan,
@@ -53,7 +54,6 @@ _LOOK_EVERY_S = 1.0
 _LAST_WORDS_S = 10.0  # for the threads of trials, when a search is broken off
 _LATE, _LATE_S = 1.5, 20.0  # a trial that takes so many times its seconds, and so many more, is one of a straggler
 _OF_OBJECT_STORE = 0.5  # larger pictures are read from their file, if it is on a shared file system
-_OVERDUE = 0.02  # of the budget
 _PROBED_WITHIN_S, _PROBED_AT_LEAST_S = 300.0, 60.0
 
 
@@ -269,9 +269,9 @@ class TrialsOnRay:
 
     def _given_up(self, plan: Plan, begun: float) -> Outcome | None:
         """What is recorded of a trial that is waited for no longer: the budget is used up, or the user wants to stop."""
-        now, budget_s = time.monotonic(), self._deadline.budget_s
-        if budget_s is not None and self._deadline.overdue() > _OVERDUE * budget_s and now - begun > plan.pace.seconds:
-            return failed(plan, "TimeoutError: the trial was not done when the budget was used up, and was ended", begun)
+        now = time.monotonic()
+        if self._deadline.overstayed and now - begun > plan.pace.seconds:
+            return failed(plan, NOT_DONE, begun)
         if self._stopped_at is not None and now - max(self._stopped_at, self._heard.get(plan.number, 0.0)) > _LAST_WORDS_S:
             return interrupted(plan, begun)
         return None
@@ -371,16 +371,11 @@ class TrialsOnRay:
         if kind == "begun":
             if self._latest.get(number) == attempt:
                 self._began[number] = time.monotonic()
-        elif kind == "advance":
-            self._progress.advance_trial(number, *rest)
-        elif kind == "check":
-            epoch, score, fold, folds = rest
-            self._progress.check_trial(number, epoch, score, fold=fold, folds=folds)
         elif kind == "kept":
             folder, name, content = rest
             self._keep(number, attempt, Path(folder), {name: content})
         else:
-            pass_on(*rest)
+            tell(self._progress, kind, number, *rest)
 
     def _keep(self, number: int, attempt: int, folder: Path | None, files: Mapping[str, bytes]) -> None:
         """Write checkpoints that a worker has sent, unless its attempt counts no longer."""
