@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -210,6 +213,39 @@ def test_a_long_training_that_runs_alone_is_divided(
     assert outcome.trial.metrics["rmse"] < 2 * whole.trial.metrics["rmse"] + 0.1
 
 
+@pytest.mark.parametrize("where", ["apart", "ray"])
+def test_a_divided_training_that_loses_a_rank_goes_on_from_its_checkpoint(
+    where: str,
+    request: pytest.FixtureRequest,
+    data: tuple[Facts, Splits],
+    recipe: Recipe,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = planned(replace(recipe, batch_size=64), purpose="full length", alone=True, kept_in=tmp_path, pace=Pace(steps=3_000))
+    whole = LocalEngine(data[1].folds, data[0], Deadline(None), Silent()).run(replace(plan, kept_in=None))
+    if where == "ray":
+        request.getfixturevalue("cluster")
+        from pixelfit.search.on_ray import TrialsOnRay
+
+        engine: Any = TrialsOnRay(ranks=2)
+    else:
+        engine = TrialsApart(ranks=2)
+    checkpoint = tmp_path / "checkpoint-0.safetensors"
+    of_a_rank = {"apart": "pixelfit.training.one_rank", "ray": "RayTrainWorker"}[where]
+    with caplog.at_level(logging.INFO, logger="pixelfit"), engine, ThreadPoolExecutor(1) as pool:
+        engine.ready(data[1].folds, data[0], Deadline(None), Silent())
+        future = pool.submit(engine.run, plan)
+        while not checkpoint.is_file():
+            assert not future.done()
+            time.sleep(0.05)
+        running(of_a_rank)[-1].kill()
+        outcome = future.result(timeout=200)
+    assert "rank lost" in caplog.messages
+    assert (outcome.trial.state, outcome.trial.ranks, outcome.trial.steps) == ("complete", 2, 3_000)
+    assert len(outcome.history) == len(whole.history)
+
+
 def scored(run: Run) -> list[tuple[int, str, str, object]]:
     return [(trial.number, trial.family, trial.state, dict(trial.metrics)) for trial in run.trials]
 
@@ -228,9 +264,14 @@ def test_a_search_side_by_side_and_one_on_ray_come_to_the_same(cluster: Any, tmp
     assert sum(trial.purpose == "sampled" for trial in here.trials) >= 2
 
 
+def running(what: str) -> list[psutil.Process]:
+    """The processes of whose command lines this is a part."""
+    return [each for each in psutil.process_iter(["cmdline"]) if what in " ".join(each.info["cmdline"] or ())]
+
+
 def workers() -> list[psutil.Process]:
     """The processes in which Ray runs trials now."""
-    return [each for each in psutil.process_iter(["cmdline"]) if "ray::trial" in " ".join(each.info["cmdline"] or ())]
+    return running("ray::trial")
 
 
 @contextmanager
@@ -355,6 +396,28 @@ def test_a_search_on_ray_that_was_broken_off_goes_on_here(cluster: Any, tmp_path
     resumed = fit(source, options, progress=Silent())
     assert [trial.number for trial in resumed.trials] == [trial.number for trial in whole.trials]
     assert [trial.state for trial in resumed.trials] == ["complete"] * 6
+
+
+def test_a_search_whose_process_was_killed_goes_on_on_ray(cluster: Any, tmp_path: Path) -> None:
+    save(tmp_path / "bars")
+    run = tmp_path / "run"
+    options = ["--task", "regression", "--trials", "8", "--steps", "30", "--folds", "1", "--out", str(run)]
+    there = ["--engine", "ray", "--address", cluster.address]
+    process = subprocess.Popen([sys.executable, "-P", "-m", "pixelfit", "fit", str(tmp_path / "bars"), *options, *there])
+    while not (run / "trials" / "0002" / "trial.json").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    folder = RunFolder.existing(run)
+    before = folder.ended_trials()
+    assert 3 <= len(before) < 8
+    assert not folder.is_finished()
+    source, goes_on = begun(run, {"engine": "ray"})
+    resumed = fit(source, goes_on, progress=Silent())
+    assert resumed.trials[: len(before)] == before
+    assert [(trial.number, trial.state) for trial in resumed.trials] == [(number, "complete") for number in range(8)]
+    assert folder.is_finished()
 
 
 def save(folder: Path) -> None:

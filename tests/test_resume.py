@@ -250,7 +250,7 @@ def test_a_finished_run_says_so_and_others_are_refused(tmp_path: Path) -> None:
     run(out, trials=2)
     with pytest.raises(RunError, match="is finished; its report is"):
         run(out, trials=2)
-    with pytest.raises(RunError, match="arrays in memory, which it does not keep: go on from Python"):
+    with pytest.raises(RunError, match="arrays in memory, which it does not keep: go on with the same again"):
         begun(out)
     (out / "SHA256SUMS").unlink()  # as if it had been killed just before its end
     with pytest.raises(RunError, match=r"began with another --trials \(2, now 3\)"):

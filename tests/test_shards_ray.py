@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +17,11 @@ from sharding import invoked, make_shards, rows_of, tiny_predictor
 from pixelfit.batch import Examiner
 from pixelfit.data.shards import shards_of
 from pixelfit.errors import DataError
-from pixelfit.progress import Silent
+from pixelfit.progress import Progress, Silent
 from pixelfit.sharded import engine_of, parts_of, predict_shards
 from pixelfit.types import Array, Forecast, Strangeness
 
+SILENT = Silent()
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
 
@@ -80,11 +84,13 @@ def deadly(folder: Path, times: int) -> Deadly:
     return Deadly(folder)
 
 
-def predicted_on_ray(model: Examiner, folder: Path, out: Path, address: str, *, resume: bool = False) -> None:
+def predicted_on_ray(
+    model: Examiner, folder: Path, out: Path, address: str, *, resume: bool = False, progress: Progress = SILENT
+) -> None:
     parts = parts_of(out, model.version, None, None)
     shards = shards_of([str(folder)], None) or ()
-    engine = engine_of("ray", address, model, parts, Silent())
-    predict_shards(model, shards, parts, out, resume=resume, engine=engine, progress=Silent())
+    engine = engine_of("ray", address, model, parts, progress)
+    predict_shards(model, shards, parts, out, resume=resume, engine=engine, progress=progress)
 
 
 def test_a_cluster_gives_the_same_as_this_machine(run: Path, cluster: str, tmp_path: Path) -> None:
@@ -110,6 +116,30 @@ def test_without_a_shared_folder_parts_are_carried_to_the_driver(
     make_shards(tmp_path / "shards")
     invoked(run, "shards", "-o", "here.csv")
     invoked(run, "shards", "-o", "there.csv", "--engine", "ray", "--address", cluster)
+    assert (tmp_path / "there.csv").read_text() == (tmp_path / "here.csv").read_text()
+
+
+def test_a_command_that_was_killed_goes_on_with_what_is_missing(run: Path, cluster: str, tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", shards=40)
+    invoked(run, tmp_path / "shards", "-o", "here.csv")
+    words = ["predict", run, tmp_path / "shards", "-o", tmp_path / "there.csv", "--engine", "ray", "--address", cluster]
+    process = subprocess.Popen([sys.executable, "-P", "-m", "pixelfit", *map(str, words)])
+    records = tmp_path / "there.csv.parts" / "_records"
+    while not any(records.glob("train-*.json")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    done = {file: file.stat().st_mtime_ns for file in records.glob("train-*.json")}
+    assert 0 < len(done) < 40
+    seen: list[int] = []
+
+    class Counting(Silent):
+        def count(self, title: str, done: int, total: int) -> None:
+            seen.append(done)
+
+    predicted_on_ray(tiny_predictor(), tmp_path / "shards", tmp_path / "there.csv", cluster, resume=True, progress=Counting())
+    assert min(seen) >= len(done)
     assert (tmp_path / "there.csv").read_text() == (tmp_path / "here.csv").read_text()
 
 

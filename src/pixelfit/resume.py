@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from pixelfit.data.places import without_query
 from pixelfit.data.reading import read
 from pixelfit.data.sources import Source, name_of
 from pixelfit.deadline import Deadline
@@ -73,8 +74,11 @@ def begin(
 
 def description(source: Source, options: FitOptions) -> Json:
     """What ``run.json`` says of a run that begins: what was asked for, where, and what it runs on."""
+    given = str(source) if isinstance(source, (str, Path)) else None
+    kept = given and without_query(given)
     return {
-        "source": str(source) if isinstance(source, (str, Path)) else None,
+        "source": kept,
+        "has_secret_query": kept != given,
         "begun_in": str(Path.cwd()),
         "options": options.model_dump(mode="json"),
         "budget_s": options.budget_s,
@@ -89,7 +93,7 @@ def begun(path: Path, means: Mapping[str, Json] = _AS_BEFORE) -> tuple[str, FitO
         RunError: there is no run that can go on; the message says why.
     """
     folder = RunFolder.existing(path)
-    source, options = _asked(folder, "go on from Python, with the same arrays and resume=True")
+    source, options = _asked(folder, "go on with the same again, from Python with resume=True or by pixelfit fit --resume")
     return source, checked_options(**{**options, **means, "out": path, "resume": True})
 
 
@@ -134,8 +138,10 @@ def _asked(folder: RunFolder, otherwise: str) -> tuple[str, dict[str, Json]]:
         source, options, where = record["source"], dict(record["options"]), Path(record.get("begun_in", ""))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{folder.path / 'run.json'} was written by another version of pixelfit, which cannot be read.") from error
-    if source is None or options.get("test") == "(arrays)":
-        raise RunError(f"The run in {folder.path} was made from arrays in memory, which it does not keep: {otherwise}.")
+    in_memory = source is None or options.get("test") == "(arrays)"
+    if in_memory or record.get("has_secret_query"):
+        what = "arrays in memory, which it does not keep" if in_memory else "a web address with a query, which it does not keep"
+        raise RunError(f"The run in {folder.path} was made from {what}: {otherwise}.")
     for name in _PATHS:
         if options.get(name) is not None:
             options[name] = _found(str(options[name]), where)

@@ -48,7 +48,7 @@ class Place:
     @property
     def name(self) -> str:
         """What it is called."""
-        return _told(self.address)
+        return without_query(self.address)
 
     @property
     def file(self) -> str:
@@ -212,7 +212,7 @@ def _local_place(file: Path) -> Place:
 def _remote(url: str, suffixes: Sequence[str]) -> list[Place]:
     """The file behind a URL, or those in a folder or of a glob; DataError where there is none."""
     store, path = _store(url)
-    name = _told(url)
+    name = without_query(url)
 
     def found() -> list[Json]:
         if not _is_web(url) and _MAGIC.search(path):
@@ -262,7 +262,7 @@ def _store(url: str) -> tuple[Json, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise DataError(f"{_told(url)} needs the package fsspec: pip install 'pixelfit[shards]'.") from error
+        raise DataError(f"{without_query(url)} needs the package fsspec: pip install 'pixelfit[shards]'.") from error
     try:
         return url_to_fs(url)  # type: ignore[no-any-return]
     except ImportError as error:
@@ -271,7 +271,7 @@ def _store(url: str) -> tuple[Json, str]:
         scheme = url.partition("://")[0]
         raise DataError(f"{scheme}:// needs a package that fsspec has not found here: {_said(error)}.") from error
     except ValueError as error:
-        raise DataError(f"{_told(url)} cannot be reached: {_said(error)}.") from error
+        raise DataError(f"{without_query(url)} cannot be reached: {_said(error)}.") from error
 
 
 @lru_cache
@@ -298,8 +298,8 @@ def _is_web(url: str) -> bool:
     return url.partition("://")[0] in _WEB
 
 
-def _told(address: str) -> str:
-    """A path, or a URL without its query."""
+def without_query(address: str) -> str:
+    """A path, or a web address without its query, in which a signature may stand."""
     return address.partition("?")[0] if _is_web(address) else address
 
 

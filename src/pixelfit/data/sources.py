@@ -14,7 +14,7 @@ from pixelfit.data import hub, named
 from pixelfit.data.archives import is_archive, unpacked
 from pixelfit.data.arrays import arrays_of, from_npz, from_pair
 from pixelfit.data.folders import from_folder, sub_folders
-from pixelfit.data.places import Place
+from pixelfit.data.places import Place, without_query
 from pixelfit.data.sampled import from_shards
 from pixelfit.data.shards import labelled_shards_of
 from pixelfit.data.tables import from_frame, from_table_file, is_table
@@ -65,7 +65,7 @@ def name_of(source: Source) -> str:
         return "arrays"
     if not isinstance(source, (str, Path)):
         return "frame" if _is_frame(source) else "dataset"
-    path = Path(str(source).removeprefix(hub.PREFIX)).expanduser()
+    path = Path(without_query(str(source)).removeprefix(hub.PREFIX)).expanduser()
     name = path.name if path.name not in ("", "..") else path.resolve().name
     name = _OF_PATTERNS.sub("", f"shards{name}" if name.startswith("*") else name)
     return (name.split(".")[0] if is_archive(path) else Path(name).stem) or "pictures"
@@ -85,7 +85,7 @@ def _load(source: Source, columns: Columns, data_dir: Path | None, progress: Pro
         return named.NAMED[str(source)].load(data_dir, progress)
     shards = shards_behind(source, columns)
     if shards is not None:
-        return from_shards(shards, columns, name=name_of(source), told_as=str(source), progress=progress)
+        return from_shards(shards, columns, name=name_of(source), told_as=without_query(str(source)), progress=progress)
     path = Path(source).expanduser()
     if path.is_file() and is_archive(path):
         return replace(_from_path(unpacked(path, progress), columns), name=path.name.split(".")[0])
