@@ -33,6 +33,7 @@ from pixelfit.options import checked_options
 from pixelfit.progress import Progress, Silent
 from pixelfit.resume import begun
 from pixelfit.runs import RunFolder
+from pixelfit.sealed import is_sealed
 from pixelfit.search.apart import TrialsApart
 from pixelfit.search.engine import Engine, LocalEngine, Outcome, Plan
 from pixelfit.search.losing import Bar
@@ -222,7 +223,7 @@ def test_a_divided_training_that_loses_a_rank_goes_on_from_its_checkpoint(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    plan = planned(replace(recipe, batch_size=64), purpose="full length", alone=True, kept_in=tmp_path, pace=Pace(steps=3_000))
+    plan = planned(replace(recipe, batch_size=64), purpose="full length", alone=True, kept_in=tmp_path, pace=Pace(steps=1_500))
     whole = LocalEngine(data[1].folds, data[0], Deadline(None), Silent()).run(replace(plan, kept_in=None))
     if where == "ray":
         request.getfixturevalue("cluster")
@@ -242,7 +243,7 @@ def test_a_divided_training_that_loses_a_rank_goes_on_from_its_checkpoint(
         running(of_a_rank)[-1].kill()
         outcome = future.result(timeout=200)
     assert "rank lost" in caplog.messages
-    assert (outcome.trial.state, outcome.trial.ranks, outcome.trial.steps) == ("complete", 2, 3_000)
+    assert (outcome.trial.state, outcome.trial.ranks, outcome.trial.steps) == ("complete", 2, 1_500)
     assert len(outcome.history) == len(whole.history)
 
 
@@ -404,18 +405,18 @@ def test_a_search_whose_process_was_killed_goes_on_on_ray(cluster: Any, tmp_path
     options = ["--task", "regression", "--trials", "8", "--steps", "30", "--folds", "1", "--out", str(run)]
     there = ["--engine", "ray", "--address", cluster.address]
     process = subprocess.Popen([sys.executable, "-P", "-m", "pixelfit", "fit", str(tmp_path / "bars"), *options, *there])
-    while not (run / "trials" / "0002" / "trial.json").is_file():
+    while not is_sealed(run / "trials" / "0002"):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
     folder = RunFolder.existing(run)
     before = folder.ended_trials()
-    assert 3 <= len(before) < 8
+    assert 2 <= len(before) < 8  # 0001 may have been under way
     assert not folder.is_finished()
     source, goes_on = begun(run, {"engine": "ray"})
     resumed = fit(source, goes_on, progress=Silent())
-    assert resumed.trials[: len(before)] == before
+    assert all(trial in resumed.trials for trial in before)
     assert [(trial.number, trial.state) for trial in resumed.trials] == [(number, "complete") for number in range(8)]
     assert folder.is_finished()
 
