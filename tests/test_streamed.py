@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sharding import END, entry
 
 from pixelfit.automl import Run, fit
 from pixelfit.data import sampled
+from pixelfit.data.labelled import Labelled
 from pixelfit.data.reading import read
 from pixelfit.data.sampled import part_by_name, place_by_name
 from pixelfit.data.windows import Whole, Windows, whole_behind
@@ -24,7 +26,7 @@ from pixelfit.errors import DataError, RunError
 from pixelfit.options import FitOptions, checked_options
 from pixelfit.progress import Silent
 from pixelfit.replay import replay
-from pixelfit.types import UNNAMED, Examples
+from pixelfit.types import UNNAMED, Examples, Trial
 
 SHARDS, ROWS, LIMIT = 8, 150, 300
 BATCH = 16
@@ -40,15 +42,19 @@ def name_of(number: int) -> str:
     return f"{number // ROWS}.tar/{number:04d}"
 
 
+def png(number: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(_PICTURES[number, ..., 0]).save(out, "png")
+    return out.getvalue()
+
+
 def make(folder: Path, target_of: Callable[[int], object] = lambda number: _COLUMNS[number]) -> Path:
     """Shards of bars, the column of each beside it."""
     folder.mkdir()
     for shard in range(SHARDS):
         pieces = []
         for number in range(shard * ROWS, (shard + 1) * ROWS):
-            out = io.BytesIO()
-            Image.fromarray(_PICTURES[number, ..., 0]).save(out, "png")
-            pieces += [entry(f"{number:04d}.png", out.getvalue()), entry(f"{number:04d}.cls", str(target_of(number)).encode())]
+            pieces += [entry(f"{number:04d}.png", png(number)), entry(f"{number:04d}.cls", str(target_of(number)).encode())]
         (folder / f"{shard}.tar").write_bytes(b"".join(pieces) + END)
     return folder
 
@@ -216,3 +222,71 @@ def test_time_is_kept_for_it(tmp_path: Path) -> None:
     last = run.trials[-1]
     assert last.purpose == "streamed"
     assert last.seconds > 1  # about 6 were kept, of which a slow machine may need some for what comes after
+
+
+def test_copies_of_pictures_that_are_held_out_are_left_out(tmp_path: Path) -> None:
+    folder = make(tmp_path / "shards")
+    held_out = [
+        number for number in range(SHARDS * ROWS)
+        if place_by_name(name_of(number)) < 1 / 4 and part_by_name(name_of(number)) != "train"
+    ]  # fmt: skip
+    names = (f"copy{number}" for number in range(1_000))
+    seen_in_training = [
+        name for name in names if place_by_name(f"8.tar/{name}") >= 1 / 4 and part_by_name(f"8.tar/{name}") == "train"
+    ]
+    pieces, count = [], len(held_out)
+    for name, number in zip(seen_in_training, held_out, strict=False):
+        pieces += [entry(f"{name}.png", png(number)), entry(f"{name}.cls", str(_COLUMNS[number]).encode())]
+    (folder / "8.tar").write_bytes(b"".join(pieces) + END)
+    whole = whole_of(folder)
+    with Windows(whole, batch=BATCH, seed=0, most_bytes=20_000) as windows:
+        found = {ref for window in some(windows, 2 * SHARDS * ROWS) for ref in window.refs}
+        assert windows.passed.held_out == count > 20
+    assert not any(ref.startswith("8.tar/") for ref in found)
+
+
+def test_another_target_than_the_search_has_seen_ends_it(tmp_path: Path) -> None:
+    whole = whole_of(make(tmp_path / "shards"))
+    order = [name for name in names_in(whole, 600) if name in whole.train]
+    known = whole.known.copy()
+    known[whole.train[order[0]]] += 1
+    with Windows(replace(whole, known=known), batch=BATCH, seed=0) as windows, pytest.raises(DataError, match="another target"):
+        windows.next(lambda: False)
+    known = whole.known.copy()
+    known[whole.train[order[-1]]] += 1
+    with Windows(replace(whole, known=known), batch=BATCH, seed=0, most_bytes=20_000) as windows:
+        while (window := windows.next(lambda: False)) is not None:
+            assert order[-1] not in window.refs
+        assert windows.passed.windows > 0  # what was trained until then is not lost
+        assert "another target" in str(windows.passed.lost)
+        assert windows.next(lambda: False) is None
+
+
+def test_lists_of_one_are_what_is_in_them(tmp_path: Path) -> None:
+    windows = Windows(whole_of(make(tmp_path / "shards")), batch=BATCH, seed=0)
+    assert windows._target(Labelled("a", b"", {"cls": [3.0]})) == 3.0
+    assert windows._target(Labelled("a", b"", {"cls": [3.0, 4.0]})) is None
+
+
+def test_with_groups_only_the_sample_is_trained_on(tmp_path: Path) -> None:
+    folder = make(tmp_path / "shards")
+    facts, splits = read(folder, checked_options(task="regression", trials=1), Silent())
+    assert whole_behind(folder, replace(UNNAMED, group="cls"), facts, splits) is None
+
+
+class _StopsAfter(Silent):
+    """Presses Ctrl-C when the streamed training has ended."""
+
+    def end_trial(self, trial: Trial, *, best: Trial | None) -> None:
+        if trial.purpose == "streamed":
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_that_goes_on_has_what_was_trained(tmp_path: Path) -> None:
+    folder = make(tmp_path / "shards")
+    first = fit(folder, options_of(tmp_path), progress=_StopsAfter())
+    assert first.interrupted
+    again = fit(folder, options_of(tmp_path, resume=True), progress=Silent())
+    assert again.trials == first.trials
+    assert (first.trials[-1].purpose, first.trials[-1].state) == ("streamed", "complete")
+    assert streamed_in(again)["scores"] == streamed_in(first)["scores"]

@@ -5,11 +5,13 @@ A background thread reads the next window of pictures while the training goes ov
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
 from typing import Self
@@ -20,7 +22,7 @@ from pixelfit.data.arrays import part_named, printable_name
 from pixelfit.data.cached import in_threads
 from pixelfit.data.labelled import Labelled, labelled
 from pixelfit.data.pictures import read_picture
-from pixelfit.data.places import Place
+from pixelfit.data.places import Place, is_remote
 from pixelfit.data.sampled import kept_of, part_by_name, place_by_name
 from pixelfit.data.shuffled import Shuffle, Shuffled
 from pixelfit.data.sources import Source, shards_behind
@@ -28,15 +30,18 @@ from pixelfit.data.targets import is_missing, labels_in, number_in
 from pixelfit.environment import memory_limit
 from pixelfit.errors import DataError
 from pixelfit.progress import Silent
+from pixelfit.runlog import note
 from pixelfit.types import Array, Columns, Embedded, Examples, Facts, Ints, Json, Kind, Label, Splits
 
 OPENED = 16  # shards side by side
 _MOST_WAITING = 10_000  # samples, and of all that wait
 _WAITING_BYTES = 128 << 20
 _WINDOW_BYTES = 256 << 20
-_SHARE_OF_MEMORY = 1 / 16  # for a window, of which there are two, and as much for what waits
+_MOST_ROWS = 32_768  # of a window: the training begins when the first is there
+_SHARE_OF_MEMORY = 1 / 24  # for a window, of which there are three (the first, this and the next), and as much for what waits
 _DECODED_AT_ONCE = 256
 _LOOK_EVERY_S = 0.1
+_LAST_WORDS_S = 5.0  # for the thread that reads, which may wait for a store that does not answer
 _SPLIT = "split"
 
 
@@ -44,16 +49,21 @@ _SPLIT = "split"
 class Whole:
     """The samples of shards of which a search has seen a ``share``, and among them ``train`` as its training pictures.
 
-    ``targets`` are the fields that hold what is to be learned; a picture's file has ``picture_bytes`` on average.
+    ``train`` holds the places of their names in ``known``, which are their targets. ``elsewhere`` are checksums of the other
+    pictures that the search has seen. ``targets`` are the fields that hold what is to be learned; a picture's file has
+    ``picture_bytes`` on average; ``memory`` bytes may the program take.
     """
 
     shards: tuple[Place, ...]
     column: str | None
     targets: tuple[str, ...]
     share: float
-    train: frozenset[str]
+    train: Mapping[str, int]
+    known: Array
+    elsewhere: frozenset[bytes]
     facts: Facts
     picture_bytes: float
+    memory: int
 
     @property
     def pictures(self) -> int:
@@ -72,26 +82,60 @@ class Whole:
             return part_by_name(sample.name) == "train"
         return part_named(str(told)) == "train"
 
+    def refuse_other_target(self, name: str, target: Array) -> None:
+        """Raise DataError if this is a training picture of the search, which has seen another target."""
+        row = self.train.get(printable_name(name))
+        if row is not None and not np.allclose(target, self.known[row], rtol=1e-6):
+            raise DataError(
+                f"{name} has another target than in the search: the shards have changed, or two samples have this name"
+            )
+
 
 def whole_behind(source: Source, columns: Columns, facts: Facts, splits: Splits) -> Whole | None:
-    """The shards of which these pictures are a sample; None where they are no shards, or all of their pictures are there."""
+    """The shards of which these pictures are a sample; None where they are no shards, or all of their pictures are there.
+
+    And where groups may not be cut, since which of them are held out is known of the sample alone.
+    """
     shards = shards_behind(source, columns)
     kept = None if shards is None else kept_of(shards, columns.pictures)
-    if shards is None or kept is None or kept.share >= 1 or len(splits.folds) > 1:
+    if shards is None or kept is None or kept.share >= 1 or len(splits.folds) > 1 or columns.group is not None:
         return None
-    targets = columns.targets or (facts.target_name,)
-    return Whole(shards, columns.pictures, targets, kept.share, frozenset(splits.train.refs), facts, kept.picture_bytes)
+    train = splits.train
+    others = np.setdiff1d(np.arange(len(train.store)), train.rows)
+    return Whole(
+        tuple(
+            place if is_remote(place.address) else replace(place, address=str(Path(place.address).absolute())) for place in shards
+        ),
+        columns.pictures,
+        columns.targets or (facts.target_name,),
+        kept.share,
+        {name: row for row, name in enumerate(train.refs)},
+        train.targets,
+        frozenset(_checksum(train.store[row]) for row in others),
+        facts,
+        kept.picture_bytes,
+        memory_limit(),
+    )
+
+
+def _checksum(picture: Array) -> bytes:
+    return hashlib.blake2b(picture.tobytes(), digest_size=12).digest()
 
 
 @dataclass
 class Passed:
-    """What has come by: training pictures given out, and in the first epoch those left out; shards that could not be read."""
+    """What has come by: training pictures given out, and in the first epoch those left out; shards that could not be read.
+
+    ``lost`` says why no more could be read at all, if that is so.
+    """
 
     pictures: int = 0
     windows: int = 0
     unreadable: int = 0
     unknown: int = 0  # whose target is missing, or a label that the search has not seen
+    held_out: int = 0  # the same, pixel for pixel, as one on which the search does not train
     skipped: dict[str, str] = field(default_factory=dict)  # why, by the shard's name
+    lost: str | None = None
 
     def to_json(self) -> Json:
         """The counts as JSON."""
@@ -102,7 +146,7 @@ class Windows:
     """The training pictures of shards, a window at a time, without end: one epoch after the other, each in a new order.
 
     A window is a number of whole batches, so that each picture is seen once while it is there. The order follows from the
-    seed alone. Two windows at most are in memory: the one that was taken last, and the next.
+    seed alone. Whoever has taken a window has one more waiting, and no third is read before that is taken.
     """
 
     def __init__(self, whole: Whole, *, batch: int, seed: int, most_bytes: int = _WINDOW_BYTES) -> None:
@@ -110,15 +154,17 @@ class Windows:
         self._whole, self.passed = whole, Passed()
         kind = np.uint8 if spec.scale == "byte" else np.float32
         self._shape = (spec.height, spec.width, spec.channels)
-        room = min(most_bytes, _SHARE_OF_MEMORY * memory_limit()) / (math.prod(self._shape) * np.dtype(kind).itemsize)
-        self._rows = batch * max(1, math.ceil(min(room, whole.pictures) / batch))
-        waiting_bytes = min(_WAITING_BYTES, _SHARE_OF_MEMORY * memory_limit())
+        share = _SHARE_OF_MEMORY * min(whole.memory, memory_limit())
+        room = min(most_bytes, share) / (math.prod(self._shape) * np.dtype(kind).itemsize)
+        self._rows = batch * max(1, math.ceil(min(room, whole.pictures, _MOST_ROWS) / batch))
+        waiting_bytes = min(_WAITING_BYTES, share)
         waiting = int(np.clip(waiting_bytes / max(1.0, whole.picture_bytes), 1, _MOST_WAITING))
         self._stream = Shuffled(whole.shards, self._of_shard, Shuffle(seed, OPENED, waiting))
         self._first_epoch, self._over = True, threading.Event()
         self._wanted = threading.Semaphore(1)
-        self._ready: Queue[Examples | Exception] = Queue()
-        self._thread = threading.Thread(target=self._read, daemon=True, name="windows")
+        self._read = Passed()  # by the thread
+        self._ready: Queue[tuple[Examples, Passed] | Exception] = Queue()
+        self._thread = threading.Thread(target=self._read_ahead, daemon=True, name="windows")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -127,7 +173,7 @@ class Windows:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
         self._wanted.release()
-        self._thread.join()
+        self._thread.join(_LAST_WORDS_S)
 
     @property
     def pictures(self) -> int:
@@ -135,34 +181,41 @@ class Windows:
         return self._whole.pictures
 
     def next(self, give_up: Callable[[], bool]) -> Examples | None:
-        """The next window, which is waited for; None where ``give_up`` becomes true before it is there.
+        """The next window, which is waited for; None where ``give_up`` becomes true before it is there, or no more can be read.
 
         Raises:
             DataError: there are no training pictures in the shards that can be read.
         """
-        while True:
+        while self.passed.lost is None:
             try:
                 found = self._ready.get(timeout=_LOOK_EVERY_S)
                 break
             except Empty:
                 if give_up():
                     return None
+        else:
+            return None
         if isinstance(found, Exception):
-            raise found
+            if not self.passed.windows:
+                raise found
+            note("no more windows", error=found)
+            self.passed = replace(self.passed, lost=str(found).rstrip("."))
+            return None
         self._wanted.release()
-        self.passed.pictures += len(found)
-        self.passed.windows += 1
-        return found
+        window, self.passed = found
+        return window
 
-    def _read(self) -> None:
+    def _read_ahead(self) -> None:
         try:
             samples = self._pictures()
             while not self._over.is_set():
                 self._wanted.acquire()
-                window = self._window(samples)
+                window = None if self._over.is_set() else self._window(samples)
                 if window is None:
                     return
-                self._ready.put(window)
+                self._read.pictures += len(window)
+                self._read.windows += 1
+                self._ready.put((window, replace(self._read, skipped=dict(self._read.skipped))))
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for the window
             self._ready.put(error)
 
@@ -190,34 +243,40 @@ class Windows:
                     return
                 for sample, picture in zip(samples, in_threads(self._decoded, samples, "", Silent()), strict=True):
                     target = self._target(sample)
-                    if isinstance(picture, str) or target is None:
-                        self.passed.unreadable += self._first_epoch and isinstance(picture, str)
-                        self.passed.unknown += self._first_epoch and not isinstance(picture, str)
-                        continue
-                    found = True
-                    yield sample.name, picture, target
+                    if isinstance(picture, str):
+                        self._read.unreadable += self._first_epoch
+                    elif target is None:
+                        self._read.unknown += self._first_epoch
+                    elif _checksum(picture) in self._whole.elsewhere:
+                        self._read.held_out += self._first_epoch
+                    else:
+                        self._whole.refuse_other_target(sample.name, target)
+                        found = True
+                        yield sample.name, picture, target
             if not found:
                 raise DataError("The shards hold no training pictures that can be read.")
 
     def _of_shard(self, shard: Place) -> Iterator[Labelled]:
-        """The training samples of a shard; what cannot be read of it is passed over, with the reason."""
+        """The training samples of a shard, with their targets alone; what cannot be read is passed over, with the reason."""
+        if self._over.is_set():
+            return
         try:
             for sample in labelled(shard, self._whole.column):
                 if self._over.is_set():
                     return
                 if sample.name == shard.file:
-                    self.passed.skipped[shard.name] = str(sample.picture)
+                    self._read.skipped[shard.name] = str(sample.picture)
                 elif self._whole.trains(sample):
-                    yield sample
+                    yield replace(sample, fields={name: sample.fields.get(name) for name in self._whole.targets})
         except DataError as error:
-            self.passed.skipped[shard.name] = str(error)
+            self._read.skipped[shard.name] = str(error)
 
     def _decoded(self, sample: Labelled) -> Array | str:
         content = sample.picture
         return content if isinstance(content, str) else read_picture(Embedded(lambda: content), self._whole.facts.spec)
 
     def _target(self, sample: Labelled) -> Array | None:
-        values = [sample.fields.get(name) for name in self._whole.targets]
+        values = [_alone(sample.fields.get(name)) for name in self._whole.targets]
         return None if any(is_missing(value) for value in values) else _TARGETS[self._whole.facts.kind](values, self._whole.facts)
 
 
@@ -263,6 +322,11 @@ def _labels(values: list[Json], facts: Facts) -> Array | None:
             return None
         known[place] = 1
     return known
+
+
+def _alone(value: Json) -> Json:
+    """The one thing in a list of one, as tables are read."""
+    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
 def _listed(value: Json) -> list[Json]:

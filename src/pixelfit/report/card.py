@@ -136,6 +136,10 @@ def _choice(saved: Saved) -> list[str]:
         else f"The members were {'' if saved.final['refitted'] else 'not '}trained again on all development pictures "
         f"({text(saved.final['why'])})."
     )
+    streamed = saved.final.get("streamed")
+    if streamed is not None and streamed["kept"]:
+        why = text(streamed["why"])
+        final = f"The final model is a net that went on from the search's best over all pictures of the shards ({why})."
     more = f" The best {_TRIALS_SHOWN}:" if len(ranked) > _TRIALS_SHOWN else ""
     return [
         f"{number_of(len(ranked), 'trial')} of these families{limit}: {families}. They were ranked by {TITLES[metric]} {where}, "

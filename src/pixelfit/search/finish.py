@@ -106,7 +106,7 @@ class Finish:
         chosen = [trial for trial in trials if trial.number in members]
         if len(self.splits.folds) > 1:
             worth, why = False, "each trial has a model a fold, which together have learned from all of them"
-        elif streamed is not None:
+        elif streamed is not None and streamed.trial is not None:
             worth, why = False, "the time for it went into training on over all pictures of the shards"
         else:
             worth, why = pays(trials, self.splits, self.facts, self.folder)

@@ -48,7 +48,8 @@ def as_memory_allows(plan: Plan, run: Callable[[Plan], Outcome], means: Means, *
         means.progress.say(f"Trial {plan.number} ran out of memory; once more with batches of {smaller}.")
         for file in [] if plan.kept_in is None else plan.kept_in.glob("checkpoint-*.safetensors"):
             file.unlink()
-        plan = replace(plan, recipe=replace(plan.recipe, batch_size=smaller))
+        pace = replace(plan.pace, seconds=min(plan.pace.seconds, means.deadline.left()))
+        plan = replace(plan, recipe=replace(plan.recipe, batch_size=smaller), pace=pace)
     return run(plan)
 
 

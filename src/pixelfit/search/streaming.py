@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 
 from pixelfit import metrics
 from pixelfit.calibration import calibrated_predictor
-from pixelfit.data.windows import Whole
+from pixelfit.data.windows import Passed, Whole
 from pixelfit.deadline import Deadline
 from pixelfit.ensemble import viewed
 from pixelfit.models import FAMILIES
+from pixelfit.models.model import Model
 from pixelfit.predictor import Member, Predictor
 from pixelfit.progress import Progress
 from pixelfit.runs import RunFolder, rank
@@ -44,7 +45,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Streaming:
-    """Trains the heaviest member that is trained by gradients on, from its weights, over all training pictures of shards."""
+    """Trains a net on, from its weights, over all training pictures of shards.
+
+    Of the final model's members that are trained by gradients it is the one with the most weight; without any, the best trial.
+    """
 
     whole: Whole
     splits: Splits
@@ -55,33 +59,45 @@ class Streaming:
     progress: Progress
     engine: Engine
 
-    def improved(self, trials: Sequence[Trial], before: Predictor) -> tuple[tuple[Trial, ...], Predictor, Decision]:
+    def improved(self, trials: tuple[Trial, ...], before: Predictor) -> tuple[tuple[Trial, ...], Predictor, Decision]:
         """The trials with this one as the last, the better of both predictors on the validation pictures, and the reason."""
-        trials = tuple(trial for trial in trials if trial.purpose != STREAMED)  # of an earlier sitting
-        member = self._heaviest(trials, before)
+        member = self._heaviest(trials, before) or self._best(trials)
         if member is None:
-            return self._told(trials, before, Decision(False, "no member of the final model is trained step by step"))
-        if self.deadline.left() < _LEAST_S:
-            return self._told(trials, before, Decision(False, "there was no time left for it, or the search was interrupted"))
-        plan = self._plan(len(trials), member, next(trial for trial in trials if trial.number == member.trial))
-        self.progress.start_trial(plan.number, f"{plan.recipe.family}, {STREAMED}")
-        outcome = self.engine.run(plan)
-        self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)
+            return self._told(trials, before, Decision(False, "no model was trained step by step"))
+        outcome = self._of_earlier_sitting(len(trials), member)
+        if outcome is None:
+            if self.deadline.left() < _LEAST_S:
+                return self._told(trials, before, Decision(False, "there was no time left for it, or the search was interrupted"))
+            plan = self._plan(len(trials), member, next(trial for trial in trials if trial.number == member.trial))
+            self.progress.start_trial(plan.number, f"{plan.recipe.family}, {STREAMED}")
+            outcome = self.engine.run(plan)
+            self.folder.write_trial(outcome.trial, outcome.history, outcome.models, outcome.validation)
         trials = (*trials, outcome.trial)
         self.progress.end_trial(outcome.trial, best=rank(trials)[0])
         if not outcome.models:
             why = outcome.trial.error or "it was ended before there was a model"
-            return self._told(trials, before, Decision(False, why.rstrip("."), plan.number, passed=_counts(outcome)))
-        after = self._predictor(before, Member(outcome.models[0], plan.number, 1.0), member.model.views)
+            return self._told(trials, before, Decision(False, why.rstrip("."), outcome.trial.number, passed=_counts(outcome)))
+        after = self._predictor(before, Member(outcome.models[0], outcome.trial.number, 1.0), member.model.views)
         scores = (self._score(before), self._score(after))
         kept = scores[1] < scores[0] and (outcome.trial.latency_ms or 0.0) <= self.limits.latency_ms
-        decision = Decision(kept, self._why(outcome, scores), plan.number, scores, _counts(outcome))
+        decision = Decision(kept, self._why(outcome, scores), outcome.trial.number, scores, _counts(outcome))
         return self._told(trials, after if kept else before, decision)
 
     def _heaviest(self, trials: Sequence[Trial], predictor: Predictor) -> Member | None:
         family = {trial.number: trial.family for trial in trials}
         trained = [member for member in predictor.members if FAMILIES[family[member.trial]].fit is None]
         return max(trained, key=lambda member: member.weight, default=None)
+
+    def _best(self, trials: Sequence[Trial]) -> Member | None:
+        best = next((trial for trial in rank(trials) if trial.score is not None and FAMILIES[trial.family].fit is None), None)
+        return None if best is None else Member(Model.load(self.folder.model_folders(best)[0]), best.number, 1.0)
+
+    def _of_earlier_sitting(self, number: int, member: Member) -> Outcome | None:
+        """What a run that was broken off after this training has kept of it; without the counts of what came by."""
+        trial = self.folder.ended_trial(number)
+        if trial is None or trial.purpose != STREAMED or trial.continues != member.trial or trial.score is None:
+            return None
+        return Outcome(trial, (), (Model.load(self.folder.model_folders(trial)[0]),))
 
     def _plan(self, number: int, member: Member, trial: Trial) -> Plan:
         recipe = Recipe.from_json(trial.recipe)
@@ -110,14 +126,14 @@ class Streaming:
         return metrics.ranking_metric(self.facts)(validation.targets, forecast.raw)
 
     def _why(self, outcome: Outcome, scores: tuple[float, float]) -> str:
-        passed = outcome.passed
-        assert passed is not None
+        passed = outcome.passed or Passed()
         words = f"{outcome.trial.epochs:.3g} epochs of about {number_of(self.whole.pictures, 'picture')}"
         left_out = [
             f"{number_of(count, 'picture')} {reason}"
             for count, reason in (
                 (passed.unreadable, "could not be read"),
                 (passed.unknown, "had no target that the search has seen"),
+                (passed.held_out, "are the same as one that is held out"),
             )
             if count
         ]
@@ -125,6 +141,8 @@ class Streaming:
             more = ", ..." if len(passed.skipped) > _NAMED else ""
             first = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in list(passed.skipped.items())[:_NAMED])
             left_out.append(f"{number_of(len(passed.skipped), 'shard')} could not be read to the end ({first}{more})")
+        if passed.lost is not None:
+            left_out.append(f"after that no more could be read: {passed.lost}")
         slow = " and is slower than --max-latency allows" if (outcome.trial.latency_ms or 0.0) > self.limits.latency_ms else ""
         compared = f"its validation {self.facts.metric} as a cost is {scores[1]:.4g}, the ensemble's {scores[0]:.4g}{slow}"
         return "; ".join([f"it was trained on over {words}", compared, *left_out])

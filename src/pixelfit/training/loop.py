@@ -176,6 +176,8 @@ class _Training:
         self.device = torch.device(self.machine.device)
         self.windows = lesson.windows
         self.an_epoch = len(lesson.train) if self.windows is None else self.windows.pictures  # pictures
+        on_gpu = self.device.type == "cuda" and lesson.train.store.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]
+        self.pictures_on = self.device if on_gpu else torch.device("cpu")
         self._see(lesson.train, targets)
         self.batch = job.batch
         self.part, self.weight = ranks.part(self.batch), ranks.weight(self.batch)
@@ -192,11 +194,9 @@ class _Training:
         with warnings.catch_warnings():
             # What is mapped from disk or from Ray's store cannot be written to, which PyTorch warns of; nothing here does.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.pictures, rows = torch.from_numpy(train_set.store), torch.from_numpy(train_set.rows)
-        if self.device.type == "cuda" and self.pictures.nbytes < _MEMORY_FOR_PICTURES * torch.cuda.mem_get_info()[0]:
-            self.pictures = self.pictures.to(self.device)
-        self.rows = rows.to(self.pictures.device)
-        self.targets = targets.to(self.pictures.device)
+            self.pictures = torch.from_numpy(train_set.store).to(self.pictures_on)
+            self.rows = torch.from_numpy(train_set.rows).to(self.pictures_on)
+        self.targets = targets.to(self.pictures_on)
 
     def _next_window(self, give_up: Callable[[], bool]) -> None:
         """Have the next window to train on; where it is not there in time, the same once more."""
