@@ -199,7 +199,8 @@ class Stages:
             else:
                 skipped += 1
         if skipped:
-            self.progress.say(f"{skipped} of the portfolio's recipes are too slow for a trial of {self.slice_s:.0f} s.")
+            are = "is" if skipped == 1 else "are"
+            self.progress.say(f"{skipped} of the portfolio's recipes {are} too slow for a trial of {self.slice_s:.0f} s.")
 
     def _second_round(self) -> Iterator[Step]:
         """The best of the first round once more, longer: successive halving (Jamieson & Talwalkar 2016).

@@ -144,7 +144,9 @@ class Streaming:
         if passed.lost is not None:
             left_out.append(f"after that no more could be read: {passed.lost}")
         slow = " and is slower than --max-latency allows" if (outcome.trial.latency_ms or 0.0) > self.limits.latency_ms else ""
-        compared = f"its validation {self.facts.metric} as a cost is {scores[1]:.4g}, the ensemble's {scores[0]:.4g}{slow}"
+        metric = self.facts.metric
+        theirs, its = (metrics.shown(metric, metrics.cost(metric, score)) for score in scores)  # a cost's cost is the figure
+        compared = f"its {metrics.TITLES[metric]} on the validation pictures is {its}, the ensemble's {theirs}{slow}"
         return "; ".join([f"it was trained on over {words}", compared, *left_out])
 
     def _told(
