@@ -26,9 +26,10 @@ def chrome(chromium: str) -> Iterator[Json]:
         browser.close()
 
 
-def opened(browser: Json, address: str, width: int) -> tuple[Json, list[str], list[str]]:
-    """A page at the address, what it complains of, and what it asks of other places."""
+def opened(browser: Json, address: str, width: int, *, script: str = "") -> tuple[Json, list[str], list[str]]:
+    """A page at the address, what it complains of, and what it asks of other places; the script runs before all others."""
     page = browser.new_page(viewport={"width": width, "height": 900})
+    page.add_init_script(script)
     complaints: list[str] = []
     strange: list[str] = []
     page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
@@ -43,4 +44,4 @@ def until(page: Json, expression: str, *, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(50)

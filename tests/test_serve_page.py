@@ -188,14 +188,18 @@ class Stub:
 DETAILS = ".heat canvas"  # there once all that is said of a picture is shown
 
 
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Json]:
+    """One for all tests, each of which has pages of its own."""
+    with chrome(chromium) as started:
+        yield started
+
+
 @contextmanager
-def page_of(chromium: str, stub: Stub, *, width: int = 1440, complains: bool = False, script: str = "") -> Iterator[Json]:
+def page_of(browser: Json, stub: Stub, *, width: int = 1440, complains: bool = False, script: str = "") -> Iterator[Json]:
     """The page of a stub; its policy must never be broken, and nothing be asked of other places."""
-    with chrome(chromium) as browser, stub:
-        if script:
-            made = browser.new_page
-            browser.new_page = lambda **options: _with_script(made(**options), script)
-        page, complaints, strange = opened(browser, stub.address, width)
+    with stub:
+        page, complaints, strange = opened(browser, stub.address, width, script=script)
         until(page, "document.querySelector('#facts').textContent !== '' || document.querySelector('#alert').textContent !== ''")
         yield page
         policy = [line for line in complaints if "Failed to load resource" not in line]
@@ -205,11 +209,7 @@ def page_of(chromium: str, stub: Stub, *, width: int = 1440, complains: bool = F
         assert page.title() != "hacked"
         assert page.locator("main script").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def _with_script(page: Json, script: str) -> Json:
-    page.add_init_script(script)
-    return page
+        page.close()
 
 
 def give(page: Json, *files: Json) -> None:
@@ -248,9 +248,9 @@ def test_the_files_hold_to_the_policy_without_being_run() -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("kind", list(ITEMS))
-def test_a_picture_of_each_kind_of_target(kind: str, width: int, chromium: str) -> None:
+def test_a_picture_of_each_kind_of_target(kind: str, width: int, browser: Json) -> None:
     of = "" if kind == "number" else HOSTILE
-    with page_of(chromium, Stub(about(kind), explain=explained(ITEMS[kind], of=of)), width=width) as page:
+    with page_of(browser, Stub(about(kind), explain=explained(ITEMS[kind], of=of)), width=width) as page:
         assert page.inner_text("h1") == (f"Predict x, {HOSTILE}" if kind == "numbers" else "Predict digit")
         assert page.inner_text("#facts") == f"run mine · model {VERSION} · reads 28 × 28 pixels, grey"
         assert page.is_visible("#empty")
@@ -286,9 +286,9 @@ def test_a_picture_of_each_kind_of_target(kind: str, width: int, chromium: str) 
 
 
 @pytest.mark.browser
-def test_what_is_sent_for_one_file(chromium: str) -> None:
+def test_what_is_sent_for_one_file(browser: Json) -> None:
     stub = Stub(about("number"))
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         give(page, file_of("seven.png"))
         page.wait_for_selector(DETAILS)
         assert stub.sent() == [[("seven.png", png())]]
@@ -299,8 +299,8 @@ def test_what_is_sent_for_one_file(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_the_heat_map_has_its_colours_where_the_prediction_changed(chromium: str) -> None:
-    with page_of(chromium, Stub(about("number"))) as page:
+def test_the_heat_map_has_its_colours_where_the_prediction_changed(browser: Json) -> None:
+    with page_of(browser, Stub(about("number"))) as page:
         give(page, file_of("seven.png"))
         page.wait_for_selector(DETAILS)
         colours = page.evaluate(
@@ -321,10 +321,10 @@ def test_the_heat_map_has_its_colours_where_the_prediction_changed(chromium: str
 
 
 @pytest.mark.browser
-def test_answers_with_as_little_as_the_server_may_say(chromium: str) -> None:
+def test_answers_with_as_little_as_the_server_may_say(browser: Json) -> None:
     bare = {"model": VERSION, "milliseconds": 1.0, "prediction": {}, "looked_at": None, "of": "", "nearest": []}
     stub = Stub(about("number", coverage=None, range=None), predict=predicted({"prediction": -1234567.8}), explain=bare)
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         give(page, file_of("seven.png"))
         until(page, "document.querySelector('#fine-print').textContent.includes('explained')")
         assert page.inner_text(".figure") == "-1,234,568"
@@ -338,7 +338,7 @@ def test_answers_with_as_little_as_the_server_may_say(chromium: str) -> None:
     stub = Stub(
         about("labels", explains=False, target_name=""), predict=predicted({"prediction": [], "probabilities": [["cat", 0]]})
     )
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         assert page.inner_text("h1") == "Predict labels"
         give(page, file_of("seven.png"))
         page.wait_for_selector(".figure")
@@ -349,17 +349,17 @@ def test_answers_with_as_little_as_the_server_may_say(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_many_classes_are_cut_short_and_many_predicted_labels_are_not(chromium: str) -> None:
+def test_many_classes_are_cut_short_and_many_predicted_labels_are_not(browser: Json) -> None:
     shares = [[f"class {number}", 0.9 - number / 20] for number in range(14)]
     names = [name for name, _ in shares]
     stub = Stub(about("label"), predict=predicted({"prediction": names[0], "probabilities": shares, "set": names[:12]}))
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         give(page, file_of("seven.png"))
         page.wait_for_selector(".bars")
         assert page.locator(".bars .name").all_inner_texts() == names[:10]
         assert page.inner_text(".bars .more") == "and 4 more"
         assert page.inner_text(".sure").endswith("class 9 and 2 more")
-    with page_of(chromium, Stub(about("labels"), predict=predicted({"prediction": names[:12], "probabilities": shares}))) as page:
+    with page_of(browser, Stub(about("labels"), predict=predicted({"prediction": names[:12], "probabilities": shares}))) as page:
         give(page, file_of("seven.png"))
         page.wait_for_selector(".bars")
         assert page.locator(".bars .chosen").count() == 12
@@ -367,9 +367,9 @@ def test_many_classes_are_cut_short_and_many_predicted_labels_are_not(chromium: 
 
 
 @pytest.mark.browser
-def test_a_strange_picture_is_told_of(chromium: str) -> None:
+def test_a_strange_picture_is_told_of(browser: Json) -> None:
     stub = Stub(about("number"), predict=predicted({**ITEMS["number"], "unlike": True, "strangeness": 1.7}))
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         give(page, file_of("seven.png"))
         page.wait_for_selector(".note")
         assert page.inner_text(".note") == "Unlike anything seen in training: do not rely on this prediction."
@@ -377,9 +377,9 @@ def test_a_strange_picture_is_told_of(chromium: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_a_drawing_is_sent_by_itself_as_it_looks(width: int, chromium: str) -> None:
+def test_a_drawing_is_sent_by_itself_as_it_looks(width: int, browser: Json) -> None:
     stub = Stub(about("number"))
-    with page_of(chromium, stub, width=width) as page:
+    with page_of(browser, stub, width=width) as page:
         assert page.is_checked("input[value=draw]")  # the model is for small grey pictures
         assert page.evaluate("getComputedStyle(document.querySelector('#board')).touchAction") == "none"
         page.click("#predict")
@@ -416,9 +416,9 @@ def test_a_drawing_is_sent_by_itself_as_it_looks(width: int, chromium: str) -> N
 
 
 @pytest.mark.browser
-def test_a_finger_draws_and_a_second_one_does_not(chromium: str) -> None:
+def test_a_finger_draws_and_a_second_one_does_not(browser: Json) -> None:
     stub = Stub(about("number", pictures={"height": 14, "width": 28, "channels": 1, "scale": "byte"}))
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         box = page.locator("#board").bounding_box()
         assert box["width"] == pytest.approx(2 * box["height"], abs=3)  # as the model's pictures
         touch = page.context.new_cdp_session(page)
@@ -443,11 +443,11 @@ def test_a_finger_draws_and_a_second_one_does_not(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_an_answer_that_comes_late_is_not_shown(chromium: str) -> None:
+def test_an_answer_that_comes_late_is_not_shown(browser: Json) -> None:
     stub = Stub(about("number"), predict=predicted({"prediction": 1.0}))
     stub.then("/predict", predicted({"prediction": 2.0}))
     stub.held[1] = threading.Event()
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         give(page, file_of("first.png"))
         until(page, "document.querySelector('#result').ariaBusy === 'true'")
         while not stub.sent():
@@ -464,9 +464,9 @@ def test_an_answer_that_comes_late_is_not_shown(chromium: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("status", [400, 413, 415, 422, 429, 503, 504])
-def test_a_refusal_is_told_and_the_old_result_goes(status: int, chromium: str) -> None:
+def test_a_refusal_is_told_and_the_old_result_goes(status: int, browser: Json) -> None:
     stub = Stub(about("number"))
-    with page_of(chromium, stub, complains=True) as page:
+    with page_of(browser, stub, complains=True) as page:
         give(page, file_of("seven.png"))
         page.wait_for_selector(DETAILS)
         stub.only("/predict", {"detail": f"No, {HOSTILE}."}, status)
@@ -488,10 +488,10 @@ def test_a_refusal_is_told_and_the_old_result_goes(status: int, chromium: str) -
 
 
 @pytest.mark.browser
-def test_answers_that_are_none(chromium: str) -> None:
+def test_answers_that_are_none(browser: Json) -> None:
     stub = Stub(about("number"))
     stub.only("/predict", b"<h1>Bad gateway</h1>", 502)
-    with page_of(chromium, stub, complains=True) as page:
+    with page_of(browser, stub, complains=True) as page:
         give(page, file_of("seven.png"))
         assert alert(page) == "The server answered with status 502 and nothing to show."
         stub.only("/predict", {"model": VERSION})
@@ -513,9 +513,9 @@ def test_answers_that_are_none(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_the_token_is_asked_for_kept_and_asked_for_again(chromium: str) -> None:
+def test_the_token_is_asked_for_kept_and_asked_for_again(browser: Json) -> None:
     stub = Stub(about("number", token_required=True))
-    with page_of(chromium, stub, complains=True) as page:
+    with page_of(browser, stub, complains=True) as page:
         assert page.is_visible("#token")
         stub.only("/predict", {"detail": "A token is wanted."}, 401)
         give(page, file_of("seven.png"))
@@ -539,15 +539,15 @@ def test_the_token_is_asked_for_kept_and_asked_for_again(chromium: str) -> None:
         page.wait_for_selector(DETAILS)
         assert stub.asked[-1][1]["authorization"] == "Bearer s3cret"
         assert page.evaluate("localStorage.length") == 0
-    with page_of(chromium, Stub(about("number"))) as page:
+    with page_of(browser, Stub(about("number"))) as page:
         assert not page.is_visible("#token")
 
 
 @pytest.mark.browser
-def test_a_server_that_tells_nothing_without_a_token(chromium: str) -> None:
+def test_a_server_that_tells_nothing_without_a_token(browser: Json) -> None:
     stub = Stub({"model": {"kind": "number"}})
     stub.only("/about", {"detail": "A token is wanted."}, 401)
-    with page_of(chromium, stub, complains=True) as page:
+    with page_of(browser, stub, complains=True) as page:
         assert alert(page) == "The server asks for an access token. Please enter it."
         stub.only("/about", about("number", token_required=True))
         page.fill("#token", "s3cret")
@@ -558,9 +558,9 @@ def test_a_server_that_tells_nothing_without_a_token(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_a_file_that_is_too_large_is_not_sent(chromium: str) -> None:
+def test_a_file_that_is_too_large_is_not_sent(browser: Json) -> None:
     stub = Stub(about("number", max_bytes=2**20))
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         give(page, file_of("fits.png", png() + bytes(2**20 - len(png()))))
         page.wait_for_selector(DETAILS)
         give(page, file_of("large.png", bytes(3 * 2**19)))
@@ -571,13 +571,13 @@ def test_a_file_that_is_too_large_is_not_sent(chromium: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_several_files_are_a_list(width: int, chromium: str) -> None:
+def test_several_files_are_a_list(width: int, browser: Json) -> None:
     one, two, four = ({"prediction": value} for value in (1.0, 2.0, 4.0))
     stub = Stub(
         about("number"), predict=predicted(one, {"error": "It cannot be read as a picture: no."}, {**two, "unlike": True})
     )
     stub.then("/predict", predicted(four))
-    with page_of(chromium, stub, width=width) as page:
+    with page_of(browser, stub, width=width) as page:
         names = ["1.png", HOSTILE_FILE, "2.png", "large.png", "4.png"]
         contents = [png(10), b"no picture", png(20), bytes(100_001), png(40)]
         give(page, *(file_of(name, content) for name, content in zip(names, contents, strict=True)))
@@ -610,10 +610,10 @@ def test_several_files_are_a_list(width: int, chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_what_several_files_came_to_stays_when_the_server_gives_up(chromium: str) -> None:
+def test_what_several_files_came_to_stays_when_the_server_gives_up(browser: Json) -> None:
     stub = Stub(about("number"), predict=predicted(*({"prediction": float(number)} for number in range(3))))
     stub.then("/predict", {"detail": "The server is busy."}, 503)
-    with page_of(chromium, stub, complains=True) as page:
+    with page_of(browser, stub, complains=True) as page:
         give(page, *(file_of(f"{number}.png") for number in range(5)))
         assert alert(page) == "The server is busy. Trying again may help."
         assert page.inner_text("#progress") == "3 of 5 pictures predicted, 2 not."
@@ -622,7 +622,7 @@ def test_what_several_files_came_to_stays_when_the_server_gives_up(chromium: str
 
 @pytest.mark.browser
 @pytest.mark.parametrize("event", ["paste", "drop"])
-def test_a_picture_is_pasted_or_dropped_anywhere(event: str, chromium: str) -> None:
+def test_a_picture_is_pasted_or_dropped_anywhere(event: str, browser: Json) -> None:
     stub = Stub(about("number"))
     script = """([kind, content]) => {
         const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
@@ -637,7 +637,7 @@ def test_a_picture_is_pasted_or_dropped_anywhere(event: str, chromium: str) -> N
         const Event = kind === "drop" ? DragEvent : ClipboardEvent;
         return !document.querySelector("h1").dispatchEvent(new Event(kind, { ...options, ...given }));
     }"""
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         prevented = page.evaluate(script, [event, base64.b64encode(png()).decode()])
         assert prevented == (event == "drop")  # else the browser would leave the page and show the file
         page.wait_for_selector(DETAILS)
@@ -655,9 +655,9 @@ CAMERA = """
 
 
 @pytest.mark.browser
-def test_the_camera_takes_a_picture_and_is_let_go(chromium: str) -> None:
+def test_the_camera_takes_a_picture_and_is_let_go(browser: Json) -> None:
     stub = Stub(about("number"))
-    with page_of(chromium, stub, script=CAMERA) as page:
+    with page_of(browser, stub, script=CAMERA) as page:
         assert page.evaluate("document.querySelector('video').srcObject") is None
         page.check("input[value=camera]")
         page.wait_for_selector("#shoot")
@@ -675,11 +675,11 @@ def test_the_camera_takes_a_picture_and_is_let_go(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_a_camera_that_is_given_too_late_is_let_go(chromium: str) -> None:
+def test_a_camera_that_is_given_too_late_is_let_go(browser: Json) -> None:
     late = CAMERA.replace(
         "async () => window.stream", "() => new Promise((given) => { window.give = () => given(window.stream); })"
     )
-    with page_of(chromium, Stub(about("number")), script=late) as page:
+    with page_of(browser, Stub(about("number")), script=late) as page:
         page.check("input[value=camera]")
         page.check("input[value=file]")
         page.evaluate("give()")
@@ -688,26 +688,26 @@ def test_a_camera_that_is_given_too_late_is_let_go(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_without_a_camera_there_is_a_sentence(chromium: str) -> None:
+def test_without_a_camera_there_is_a_sentence(browser: Json) -> None:
     script = "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError'));"
-    with page_of(chromium, Stub(about("number")), script=script) as page:
+    with page_of(browser, Stub(about("number")), script=script) as page:
         page.check("input[value=camera]")
         until(page, "document.querySelector('#camera-note').textContent === 'There is no camera that this page may use.'")
         assert not page.is_visible("#shoot")
-    with page_of(chromium, Stub(about("number")), script="Object.defineProperty(navigator, 'mediaDevices', {});") as page:
+    with page_of(browser, Stub(about("number")), script="Object.defineProperty(navigator, 'mediaDevices', {});") as page:
         page.check("input[value=camera]")
         until(page, "document.querySelector('#camera-note').textContent.includes('only over https')")
 
 
 @pytest.mark.browser
-def test_addresses_of_pictures_are_given_back(chromium: str) -> None:
+def test_addresses_of_pictures_are_given_back(browser: Json) -> None:
     script = """
         window.live = new Set();
         const [make, drop] = [URL.createObjectURL, URL.revokeObjectURL];
         URL.createObjectURL = (of) => { const url = make.call(URL, of); live.add(url); return url; };
         URL.revokeObjectURL = (url) => { live.delete(url); drop.call(URL, url); };
     """
-    with page_of(chromium, Stub(about("number"), predict=predicted(*[ITEMS["number"]] * 3)), script=script) as page:
+    with page_of(browser, Stub(about("number"), predict=predicted(*[ITEMS["number"]] * 3)), script=script) as page:
         for count in (1, 3, 2, 1):
             give(page, *(file_of(f"{count}-{number}.png") for number in range(count)))
             until(page, f"document.querySelector('#shown')?.textContent.includes('{count}-0.png')")
@@ -717,11 +717,11 @@ def test_addresses_of_pictures_are_given_back(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_a_picture_that_the_browser_does_not_know(chromium: str) -> None:
+def test_a_picture_that_the_browser_does_not_know(browser: Json) -> None:
     file = io.BytesIO()
     Image.new("L", (28, 28)).save(file, "TIFF")
     stub = Stub(about("number"))
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         give(page, file_of("seven.tif", file.getvalue(), ""))
         page.wait_for_selector(DETAILS)
         page.wait_for_selector("#shown .blank")
@@ -731,9 +731,9 @@ def test_a_picture_that_the_browser_does_not_know(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_another_model_has_taken_its_place(chromium: str) -> None:
+def test_another_model_has_taken_its_place(browser: Json) -> None:
     stub = Stub(about("number"))
-    with page_of(chromium, stub) as page:
+    with page_of(browser, stub) as page:
         stub.only("/about", about("label", version="new", run="theirs"))
         stub.only("/predict", {**predicted(ITEMS["label"]), "model": "new"})
         give(page, file_of("seven.png"))
@@ -742,8 +742,8 @@ def test_another_model_has_taken_its_place(chromium: str) -> None:
 
 
 @pytest.mark.browser
-def test_the_keyboard_reaches_everything_and_its_place_is_seen(chromium: str) -> None:
-    with page_of(chromium, Stub(about("number", token_required=True))) as page:
+def test_the_keyboard_reaches_everything_and_its_place_is_seen(browser: Json) -> None:
+    with page_of(browser, Stub(about("number", token_required=True))) as page:
         reached = []
         for _ in range(6):
             page.keyboard.press("Tab")
@@ -768,8 +768,8 @@ def test_the_keyboard_reaches_everything_and_its_place_is_seen(chromium: str) ->
 
 
 @pytest.mark.browser
-def test_it_follows_dark_and_still(chromium: str) -> None:
-    with chrome(chromium) as browser, Stub(about("number")) as stub:
+def test_it_follows_dark_and_still(browser: Json) -> None:
+    with Stub(about("number")) as stub:
         page = browser.new_page(color_scheme="dark", reduced_motion="reduce")
         page.goto(stub.address)
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
