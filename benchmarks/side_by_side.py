@@ -16,7 +16,7 @@ from pixelfit.files import read_json
 from pixelfit.types import Json
 
 _DATA = ("digits-1k", "digits-8k", "angles-5k", "shapes-3k", "blobs-2k")
-_BUDGETS = ("30s", "90s")
+_BUDGETS = ("30s", "90s", "5m")
 _COST = {"regression": "rmse", "classification": "log_loss"}
 _TRAINED = ("complete", "pruned")
 
@@ -26,13 +26,14 @@ def main() -> None:
     parser = shared.options_parser("side_by_side", (__doc__ or "").strip(), _DATA)
     shared.seeds_option(parser)
     shared.data_option(parser)
+    parser.add_argument("--budgets", type=lambda text: tuple(text.split(",")), help=f"default: {','.join(_BUDGETS)}")
     options = parser.parse_args()
     options.houses = None
     journal = shared.journal_of("side_by_side", options)
     seeds: tuple[int, ...] = options.seeds or ((0,) if options.quick else (0, 1))
     cores, made = usable_cores(), synthetic.data_sets(options)
     for seed in seeds:
-        for budget in ("5s",) if options.quick else _BUDGETS:
+        for budget in options.budgets or (("5s",) if options.quick else _BUDGETS):
             for name in options.only or _DATA:
                 for workers in (1, cores):
                     key = {"data": name, "budget": budget, "seed": seed, "workers": workers}

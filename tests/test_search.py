@@ -292,6 +292,19 @@ def test_the_second_round_takes_a_young_recipe_too_unless_it_is_far_behind(
     assert [plan.continues for plan, _ in begun.state._second_round()] == goes_on
 
 
+@pytest.mark.parametrize(
+    ("errors", "goes_on"), [((1.5, 1.0, 1.2), [0, 1]), ((1.0, 1.5, 1.2), []), ((1.5, 1.0), [0, 1]), ((), [])]
+)
+def test_of_few_short_trainings_the_first_recipe_is_looked_at_again_beside_the_best(
+    tmp_path: Path, errors: tuple[float, ...], goes_on: list[int]
+) -> None:
+    begun = _Begun(tmp_path)
+    begun.state.slice_s = 0.01
+    for error in errors:
+        begun.ended("portfolio", 1.0, error, epochs=2.0)
+    assert [plan.continues for plan, _ in begun.state._second_round()] == goes_on
+
+
 def test_members_are_fast_enough_together() -> None:
     rng = np.random.default_rng(0)
     targets = rng.normal(size=400)

@@ -211,11 +211,15 @@ class Stages:
         every picture once: on 55,000 digits a perceptron had 0.41 after ten epochs, a wide net 0.43 after half of one.
         """
         first = self._ranked("portfolio")
-        if len(first) <= _SURVIVES:
+        favourite = min(first, key=lambda trial: trial.number, default=None)
+        few = len(first) <= _SURVIVES
+        if favourite is None or (few and favourite is first[0]):
             return
-        favourite = min(first, key=lambda trial: trial.number)
-        best = [trial for trial in first[: max(2, round(len(first) / _SURVIVES))] if not self._had_its_chance(trial, first)]
-        left = [trial for trial in first if trial not in best and trial is not favourite]
+        # Of 3,000 coloured shapes a perceptron had log loss 1.14 after 3 s and the convolutional net 1.51, which alone for 24 s
+        # came to 0.12; without another look at it 90 s on a slow machine went into the perceptron, and ended at 0.68.
+        several = first[: 1 if few else max(2, round(len(first) / _SURVIVES))]
+        best = [trial for trial in several if few or not self._had_its_chance(trial, first)]
+        left = [trial for trial in first if not few and trial not in best and trial is not favourite]
         others = [trial for trial in left if self._may_catch_up(trial, first[0])]
         for trial in [favourite, *(trial for trial in best if trial is not favourite), *others[:1]]:
             if self._done():
