@@ -84,8 +84,8 @@ def fit(
         tracking = Tracking(trackers, folder, progress)
         progress = Several(progress, Noted(), tracking)
         seconds = {"data": deadline.elapsed()}
-        whole = whole_behind(source, options.columns, facts, splits)
-        limits = _limits(options, streams=whole is not None and not options.distill)
+        whole = None if options.distill else whole_behind(source, options.columns, facts, splits)
+        limits = _limits(options, streams=whole is not None)
         search = Search(space, splits, facts, folder, deadline, limits, progress)
         baseline = search.first_model()
         engine.ready(splits.folds, facts, deadline, progress)

@@ -93,7 +93,7 @@ class Finish:
 
     def streamed(self, trials: tuple[Trial, ...], chosen: Predictor) -> tuple[tuple[Trial, ...], Predictor, Decision | None]:
         """The best net trained on over all pictures of the shards, if that is better; None where there are no more."""
-        if self.whole is None or not self.limits.streams:
+        if self.whole is None:
             return trials, chosen, None
         self._reserve_for_scoring(trials, chosen)
         return Streaming(
