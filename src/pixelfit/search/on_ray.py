@@ -28,6 +28,7 @@ from pixelfit.progress import Progress
 from pixelfit.runlog import note
 from pixelfit.search import ray_tasks
 from pixelfit.search.births import Household, tell
+from pixelfit.search.board import Board
 from pixelfit.search.engine import (
     MOST_RETRIES,
     NOT_DONE,
@@ -42,7 +43,7 @@ from pixelfit.search.engine import (
     is_divided,
 )
 from pixelfit.search.memory import Means, as_memory_allows, need_of_plan
-from pixelfit.search.ray_tasks import Board, Errand, Shared, Versions
+from pixelfit.search.ray_tasks import Errand, Shared, Versions
 from pixelfit.training.machine import Machine, machine
 from pixelfit.training.on_ray import Workers, train_on_ray
 from pixelfit.training.passing import StoreAt, packed
