@@ -51,10 +51,10 @@ def write_onnx(folder: RunFolder, out: Path) -> Parity:
         OptionError: a package that this needs is missing.
         RunError: the run has no model, or the graph's outputs differ.
     """
-    predictor = Predictor.load(folder.path)
+    predictor, held_out = Predictor.load(folder.path), folder.read_held_out()  # what is missing is said before the long part
     with written_beside(out) as beside:
         _write_graph(predictor, folder.path.name, beside)
-        return checked(_session_runs(beside), predictor, folder.read_held_out())
+        return checked(_session_runs(beside), predictor, held_out)
 
 
 def write_int8(folder: RunFolder, out: Path) -> Cost:

@@ -23,7 +23,7 @@ def write_program(folder: RunFolder, out: Path) -> Parity:
     Raises:
         RunError: the run has no model, or the program's outputs differ.
     """
-    predictor = Predictor.load(folder.path)
+    predictor, held_out = Predictor.load(folder.path), folder.read_held_out()  # what is missing is said before the long part
     program = traced(Assembled(predictor), predictor)
     with written_beside(out) as beside:
         # torch looks at the name's ending
@@ -33,7 +33,7 @@ def write_program(folder: RunFolder, out: Path) -> Parity:
                 program, named, extra_files={DESCRIPTION_FILE: json.dumps(description(predictor, folder.path.name))}
             )
             module = torch.export.load(named).module()
-            parity = checked(lambda pictures: _run(module, pictures), predictor, folder.read_held_out())
+            parity = checked(lambda pictures: _run(module, pictures), predictor, held_out)
             named.replace(beside)
         finally:
             named.unlink(missing_ok=True)
