@@ -63,6 +63,8 @@ def run(engine: TrialsApart | LocalEngine, recipe: Recipe, **others: object) -> 
     return engine.run(Plan(1, recipe=recipe, **{"purpose": "portfolio", "pace": Pace(steps=30), "seed": 4, **others}))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
+@pytest.mark.own_processes
 def test_a_trial_apart_gives_what_one_in_this_process_gives(data: tuple[Facts, Splits]) -> None:
     recipe = recipe_of(data)
     here = run(LocalEngine(data[1].folds, data[0], Deadline(None), Silent()), recipe)
@@ -76,6 +78,7 @@ def test_a_trial_apart_gives_what_one_in_this_process_gives(data: tuple[Facts, S
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "error"),
     [
@@ -152,6 +155,8 @@ def test_memory_is_planned_before_a_trial_starts(data: tuple[Facts, Splits]) -> 
         assert "and there is room for 0.0" in refused.error
 
 
+@pytest.mark.slow
+@pytest.mark.own_processes
 def test_a_nursery_that_dies_is_replaced(data: tuple[Facts, Splits]) -> None:
     with engine(data) as apart:
         assert run(apart, recipe_of(data)).trial.state == "complete"
@@ -175,6 +180,7 @@ def test_a_request_to_stop_reaches_a_trial(data: tuple[Facts, Splits]) -> None:
     assert 0 < outcome.trial.steps < 4_000
 
 
+@pytest.mark.slow
 def test_a_trial_is_judged_by_its_looks(data: tuple[Facts, Splits]) -> None:
     whole = run(LocalEngine(data[1].folds, data[0], Deadline(None), Silent()), recipe_of(data), pace=Pace(steps=400))
     looks = dict(whole.trial.looks)
@@ -189,6 +195,8 @@ def test_a_trial_is_judged_by_its_looks(data: tuple[Facts, Splits]) -> None:
     assert passed.trial.state == "complete"
 
 
+@pytest.mark.slow
+@pytest.mark.own_processes
 def test_trials_run_side_by_side(data: tuple[Facts, Splits]) -> None:
     recipe = recipe_of(data)
     alone = LocalEngine(data[1].folds, data[0], Deadline(None), Silent())
@@ -198,7 +206,7 @@ def test_trials_run_side_by_side(data: tuple[Facts, Splits]) -> None:
 
         def one(number: int) -> Outcome:
             both.wait()
-            return apart.run(Plan(number, "portfolio", recipe, Pace(steps=2_000), seed=number))
+            return apart.run(Plan(number, "portfolio", recipe, Pace(steps=800), seed=number))
 
         with ThreadPoolExecutor(2) as pool:
             begun = time.monotonic()
@@ -211,7 +219,7 @@ def test_trials_run_side_by_side(data: tuple[Facts, Splits]) -> None:
             outcomes = [future.result() for future in side_by_side]
     assert seen == 5  # the nursery; for each trial one that waits for it, and its own
     for number, outcome in enumerate(outcomes, start=1):
-        here = alone.run(Plan(number, "portfolio", recipe, Pace(steps=2_000), seed=number, threads=apart.threads))
+        here = alone.run(Plan(number, "portfolio", recipe, Pace(steps=800), seed=number, threads=apart.threads))
         assert outcome.trial.metrics == here.trial.metrics
         assert outcome.trial.threads == apart.threads
 
@@ -228,6 +236,8 @@ def test_trials_take_turns_at_the_gpus() -> None:
         assert none is None
 
 
+@pytest.mark.slow
+@pytest.mark.own_processes
 def test_a_search_without_a_nursery_goes_on(data: tuple[Facts, Splits], monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(data) as apart:
         assert run(apart, recipe_of(data)).trial.state == "complete"
@@ -241,6 +251,8 @@ def test_a_search_without_a_nursery_goes_on(data: tuple[Facts, Splits], monkeypa
     assert outcome.trial.error.startswith("ProcessError: no process for the trial could be started")
 
 
+@pytest.mark.slow
+@pytest.mark.own_processes
 def test_a_search_with_a_crash_in_it_ends_well_and_says_so(tmp_path: Path) -> None:
     class Crashes(TrialsApart):
         def run(self, plan: Plan) -> Outcome:
@@ -257,6 +269,7 @@ def test_a_search_with_a_crash_in_it_ends_well_and_says_so(tmp_path: Path) -> No
     assert not psutil.Process().children()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_search_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -281,6 +294,7 @@ def test_nothing_is_left_of_a_search_that_was_killed(tmp_path: Path) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_elsewhere_trials_run_in_this_process(tmp_path: Path) -> None:
     options = checked_options(task="regression", trials=2, steps=5, folds=1, out=tmp_path / "run")
     with TrialsApart() as apart:

@@ -303,6 +303,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
     return run, listening.said
 
 
+@pytest.mark.slow
 def test_a_search_finds_out_what_is_safe_and_keeps_to_it(probed: tuple[Run, list[str]]) -> None:
     run, said = probed
     assert [trial.purpose for trial in run.trials] == ["baseline", "probe", "portfolio"]
@@ -346,6 +347,7 @@ def test_a_run_from_before_there_were_verdicts_can_be_drawn(probed: tuple[Run, l
     assert "Changes of training pictures" not in folder.report_file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("augment_as", "changes"), [("none", set()), ("flip, Rotate,flip_vertical", {"flip", "rotate", "flip_vertical"})]
 )
@@ -390,6 +392,7 @@ def test_a_probe_that_fails_or_is_interrupted_changes_nothing(tmp_path: Path) ->
         assert "trial 1" in decision.why
 
 
+@pytest.mark.slow
 def test_a_search_whose_probe_fails_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def once(job: Job, **options: object) -> object:
         if not failed and job.recipe.augmentation == Augmentation() and job.recipe.family == "convnet":
@@ -434,6 +437,7 @@ def _unfinished(plan: object) -> Trial:
     return Trial(0, "convnet", "probe", {}, "failed", 0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_verdicts_runs() -> None:
     made = benchmark.made_up(80)
     assert {len(make()[0]) for make in made.values()} == {80}

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import forks
 import numpy as np
 import pandas as pd
 import pytest
@@ -249,7 +250,7 @@ def test_a_kill_leaves_a_table_that_can_be_gone_on_with(regression_run: Run, tmp
         Image.fromarray(picture[..., 0]).save(names[-1])
     out = tmp_path / "out.csv"
     command = [sys.executable, "-m", "pixelfit", "predict", str(regression_run.folder.path), "-", "-o", str(out)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    process = forks.Popen(command, stdin=subprocess.PIPE, text=True)
     assert process.stdin is not None
     process.stdin.write("".join(f"{name}\n" for name in names[:520]))
     process.stdin.flush()
@@ -259,7 +260,7 @@ def test_a_kill_leaves_a_table_that_can_be_gone_on_with(regression_run: Run, tmp
     process.kill()
     process.wait()
     assert not out.exists()
-    done = subprocess.run([*command, "--resume"], input="".join(f"{name}\n" for name in names), text=True, check=True)
+    done = forks.run([*command, "--resume"], input="".join(f"{name}\n" for name in names), text=True, check=True)
     assert done.returncode == 0
     rows = rows_of(out.read_text())
     assert [row["picture"] for row in rows] == names

@@ -40,6 +40,7 @@ def test_a_table_is_markdown_whatever_its_cells_hold() -> None:
     assert lines == ["| a | b |", "| --- | --- |", "| 1 | x\\|y |"]
 
 
+@pytest.mark.slow
 def test_finished_measurements_are_not_repeated_unless_asked(tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     assert _record(shared.Journal(file), {"row": "a"}, 1.0) == 1.0
@@ -48,6 +49,7 @@ def test_finished_measurements_are_not_repeated_unless_asked(tmp_path: Path) -> 
     assert [record["figures"] for record in shared.Journal(file).records()] == [3.0]
 
 
+@pytest.mark.slow
 def test_a_line_cut_short_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     _record(shared.Journal(file), {"row": "a"}, 1.0)
@@ -57,6 +59,7 @@ def test_a_line_cut_short_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
     assert [record["figures"] for record in shared.Journal(file).records()] == [1.0, 2.0]
 
 
+@pytest.mark.slow
 def test_records_of_another_machine_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "runs.jsonl"
     _record(shared.Journal(file), {"row": "a"}, 1.0)
@@ -65,6 +68,7 @@ def test_records_of_another_machine_do_not_count(tmp_path: Path, monkeypatch: py
     assert _record(shared.Journal(file), {"row": "a"}, 2.0) == 2.0
 
 
+@pytest.mark.slow
 def test_a_command_is_measured_with_its_children(tmp_path: Path) -> None:
     child = "import time; x = bytearray(120_000_000); time.sleep(1)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); sys.exit(3)"
@@ -74,6 +78,7 @@ def test_a_command_is_measured_with_its_children(tmp_path: Path) -> None:
     assert measured.peak_rss_mb > 120
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
     greedy = "import time; x = bytearray(200_000_000); time.sleep(60)"
     measured = shared.run_measured([sys.executable, "-c", greedy], log=tmp_path / "log", most_rss_mb=100)
@@ -192,12 +197,14 @@ def test_scores_of_another_programs_predictions() -> None:
     assert vs_autokeras.test_scores("classification", targets, np.array(["0", "1", "2", "0"])) == {"accuracy": 0.75}
 
 
+@pytest.mark.slow
 def test_a_point_of_the_scaling_is_measured() -> None:
     figures = scaling.measure(scaling.Point(100, 8), quick=True)
     assert figures["peak_rss_mb"] > 50
     assert figures["seen_as"] == "8×8"
 
 
+@pytest.mark.slow
 def test_a_quick_benchmark_runs_from_its_options_to_its_files(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.overhead", "--quick", "--only", "start", "--results", str(tmp_path)]
     subprocess.run(command, env=shared.child_environment(), check=True, capture_output=True, timeout=120)

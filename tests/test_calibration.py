@@ -31,6 +31,7 @@ class Given(torch.nn.Module):
         return features * self.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_too_much_or_too_little_sureness(factor: float) -> None:
     rng = np.random.default_rng(0)
@@ -48,6 +49,7 @@ def test_the_temperature_undoes_too_much_or_too_little_sureness(factor: float) -
     assert after <= before
 
 
+@pytest.mark.slow
 def test_a_model_whose_predictions_a_temperature_would_not_mend_stays_as_it_is() -> None:
     facts, splits = prepared("regression")
     for head in ("squared", "huber", "histogram"):
@@ -57,6 +59,7 @@ def test_a_model_whose_predictions_a_temperature_would_not_mend_stays_as_it_is()
         assert temperature_for([(model.head, outputs, splits.validation.targets)]) == 1.0
 
 
+@pytest.mark.slow
 def test_the_temperature_is_saved(tmp_path) -> None:
     facts, splits = prepared("classification")
     model = trained(build_space(facts, splits.train).known_good({"family": "mlp"})[0], facts, splits, pace=Pace(steps=60)).model

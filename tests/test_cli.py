@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from conftest import bars
@@ -157,6 +158,8 @@ def test_inspect_tells_what_is_there_and_what_is_wrong(run_cli, tmp_path: Path) 
     assert {item["ref"] for item in facts["facts"]["left_out"]} == {"row 40, 39.png", "7.png"}
 
 
+@pytest.mark.long("the command as users start it, whose two processes load all that they need")
+@pytest.mark.slow
 def test_fit_from_a_csv_then_predict_leaderboard_and_report(run_cli, tmp_path: Path) -> None:
     _, columns = bars(80)
     table = table_of(tmp_path, [column / 2 for column in columns])
@@ -229,6 +232,7 @@ def test_data_list_and_version(run_cli) -> None:
     assert run_cli("--version").out.strip().count(".") == 2
 
 
+@pytest.mark.slow
 def test_help_and_import_load_nothing_heavy() -> None:
     heavy = {"torch", "optuna", "pandas", "sklearn", "numpy", "bokeh"}
     code = f"import sys, pixelfit, pixelfit.cli; print(sorted({heavy} & set(sys.modules)))"
@@ -236,7 +240,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
 
 
 def test_ctrl_c_ends_the_search_and_still_gives_everything(tmp_path: Path) -> None:
-    process = subprocess.Popen(
+    process = forks.Popen(
         [sys.executable, "-u", "-m", "pixelfit", "fit", "mnist-5k", "--budget", "20m", "--out", "run"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbclient
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import HOSTILE, ROOT, bars, opened_copy
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from markdown_it import MarkdownIt
 
 from pixelfit import report
@@ -28,6 +31,8 @@ from pixelfit.report.notebook import notebook
 from pixelfit.report.saved import Saved, read
 from pixelfit.runs import RunFolder
 from pixelfit.types import Json
+
+pytestmark = pytest.mark.charts
 
 COMPANIONS = ("report.json", "model-card.md", "notebook.ipynb")
 # What would be a script, a link, a picture, code, columns, an end of the head or of a line, if it were not text.
@@ -289,24 +294,45 @@ def test_relative_paths_count_from_where_the_run_was_started(out: str | None, ho
     assert line.startswith("HOME = RUN  # set this" if home is None else f"HOME = RUN / {home!r} ")
 
 
-def executed(run: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Json]]:
-    """What each cell of the run's notebook puts out, from a kernel of its own."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncKernelManager]:
+    """One Python for all notebooks, which takes longer to load torch than to run them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+        patched.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        manager = AsyncKernelManager(kernel_name="python3")
+        run_sync(manager.start_kernel)()
+    yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
+def executed(run: Run, kernel: AsyncKernelManager) -> dict[str, list[Json]]:
+    """What each cell of the run's notebook puts out, where no variable is left of another notebook."""
     written = nbformat.read(run.folder.path / "notebook.ipynb", as_version=4)
-    folder = {"metadata": {"path": str(run.folder.path)}}
-    done = nbclient.NotebookClient(written, timeout=200, kernel_name="python3", resources=folder).execute()
+    forget = f"get_ipython().run_line_magic('reset', '-f')\nimport os\nos.chdir({str(run.folder.path.absolute())!r})\ndel os"
+    written["cells"].insert(0, nbformat.v4.new_code_cell(forget, id="forget"))
+    client = nbclient.NotebookClient(written, timeout=200, km=kernel)
+    try:
+        done = client.execute()
+    finally:
+        client.kc.stop_channels()
     return {cell["id"]: cell["outputs"] for cell in done["cells"] if cell["cell_type"] == "code"}
 
 
-@pytest.mark.parametrize("kind", ["number", "numbers", "label", "labels"])
-def test_the_notebook_runs(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.long("a run, and the same run again in a kernel")
+@pytest.mark.slow
+@pytest.mark.full_size  # as the kernel's, which fits again
+@pytest.mark.parametrize(
+    "kind", ["number", "label", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("numbers", "labels"))]
+)
+def test_the_notebook_runs(kind: str, kernel: AsyncKernelManager, tmp_path: Path) -> None:
     pictures, columns = bars(150)
     both = np.column_stack([columns > 4, columns % 2])
     targets = {"number": columns / 2, "numbers": both + 0.1, "label": np.array(["$a$", HOSTILE])[both[:, 0]], "labels": both}
     np.savez(tmp_path / "bars.npz", x=pictures, y=targets[kind])
     options = checked_options(trials=2, steps=20, folds=1, out=Path("runs") / "first")
     run = fit("bars.npz", options, progress=Silent())
-    outputs = executed(run, monkeypatch)
+    outputs = executed(run, kernel)
     for name, form in (("look", "png"), ("plot", "png"), ("evaluate", "html"), ("sureness", "html"), ("load", "html")):
         assert any(f"{'image' if form == 'png' else 'text'}/{form}" in output.get("data", {}) for output in outputs[name]), name
     html = [output["data"]["text/html"] for each in outputs.values() for output in each if "text/html" in output.get("data", {})]

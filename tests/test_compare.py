@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import chrome, opened
 from conftest import HOSTILE, opened_copy
 from rich.console import Console
 from sklearn.metrics import average_precision_score
@@ -166,20 +165,3 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(
     assert isinstance(result.exception, (OptionError, RunError))
     assert words in str(result.exception)
     assert not list(tmp_path.glob("both.*"))
-
-
-@pytest.mark.browser
-def test_the_page_in_a_browser(chromium: str, classification_run: Run, labels_run: Run, numbers_run: Run, tmp_path: Path) -> None:
-    same = copied(classification_run, tmp_path / HOSTILE.replace("/", "|"))
-    runs = [str(run.folder.path) for run in (classification_run, labels_run, numbers_run)]
-    assert CliRunner().invoke(app, ["compare", *runs, str(same), "-o", "all.html"]).exit_code == 0
-    with chrome(chromium) as browser:
-        for width in (390, 1440):
-            page, complaints, strange = opened(browser, (tmp_path / "all.html").as_uri(), width)
-            assert page.locator("h2").all_inner_texts() == ["Can they be told apart?", "Side by side"]
-            assert page.locator("thead th").count() == 5
-            assert HOSTILE.replace("/", "|") in page.locator("main").inner_text()
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert (complaints, strange) == ([], [])
-            assert "hacked" not in page.title()
-            page.close()

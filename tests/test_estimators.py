@@ -35,6 +35,7 @@ def test_regressor_from_fit_to_load(tmp_path: Path) -> None:
         loaded.predict_proba(pictures)
 
 
+@pytest.mark.slow
 def test_classifier_gives_the_users_labels(tmp_path: Path) -> None:
     pictures, columns = bars(150, channels=3)
     labels = np.array(["left", "right"])[(columns > 4).astype(int)]
@@ -49,6 +50,7 @@ def test_classifier_gives_the_users_labels(tmp_path: Path) -> None:
     assert sets.any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_paths_and_arrays_of_the_same_pictures_predict_the_same(tmp_path: Path) -> None:
     pictures, columns = bars(60)
     paths = []
@@ -59,6 +61,7 @@ def test_paths_and_arrays_of_the_same_pictures_predict_the_same(tmp_path: Path) 
     assert (model.predict(paths[:9]) == model.predict(pictures[:9])).all()
 
 
+@pytest.mark.slow
 def test_a_frame_with_a_test_set_of_its_own(tmp_path: Path) -> None:
     pictures, columns = bars(90)
     for number, picture in enumerate(pictures):
@@ -73,6 +76,7 @@ def test_a_frame_with_a_test_set_of_its_own(tmp_path: Path) -> None:
     assert "whole groups of 'of'" in model.run_.folder.read("data.json")["split"]
 
 
+@pytest.mark.slow
 def test_grey_arrays_may_leave_out_the_channel() -> None:
     pictures, columns = bars(60)
     model = ImageRegressor(trials=1).fit(pictures[..., 0], columns)

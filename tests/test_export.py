@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import bars
+from conftest import bars, graph_of
 from test_models import FRESH, prepared, trained
 from test_pretrained import photographs, striped
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from pixelfit.cli import app
 from pixelfit.data.pictures import resize, resizing
 from pixelfit.errors import OptionError, RunError
 from pixelfit.export import export, onnx
+from pixelfit.export.assembled import Assembled
 from pixelfit.export.check import MOST_DIFFERENCE, checked
 from pixelfit.export.onnx import write_int8, write_onnx
 from pixelfit.export.program import DESCRIPTION_FILE, write_program
@@ -37,8 +39,17 @@ from pixelfit.training.recipe import Recipe
 from pixelfit.types import Facts, PictureSpec, Splits
 
 _HEADS = {"regression": "squared", "classification": "classes"}
-# Not every task with every number of channels, which have nothing to do with each other: an export takes 10 s.
+# Every family with one task and one number of channels, which have nothing to do with each other: an export takes 5 s or more.
 _PAIRS = [("regression", 1), ("classification", 3)]
+
+
+def _in_turns(families: Sequence[str]) -> list[object]:
+    """Each family with the pairs in turns; its others are ``exhaustive``."""
+    return [
+        pytest.param(family, task, channels, marks=[] if (place + other) % 2 == 0 else pytest.mark.exhaustive)
+        for place, family in enumerate(families)
+        for other, (task, channels) in enumerate(_PAIRS)
+    ]
 
 
 def saved(folder: Path, models: list[tuple[Model, float]], facts: Facts, held_out: HeldOut, **more: object) -> RunFolder:
@@ -67,11 +78,11 @@ def outputs(file: Path, pictures: np.ndarray) -> list[np.ndarray]:
     return session_of(file).run(None, {INPUT: pictures})
 
 
-@pytest.mark.parametrize(("task", "channels"), _PAIRS)
-@pytest.mark.parametrize("family", FRESH, ids=lambda family: family.name)
-def test_every_family_is_the_same_in_onnx_on_a_thousand_pictures(family, task: str, channels: int, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "task", "channels"), _in_turns([family.name for family in FRESH]))
+def test_every_family_is_the_same_in_onnx_on_a_thousand_pictures(family: str, task: str, channels: int, tmp_path: Path) -> None:
     facts, splits = prepared(task, channels=channels)
-    model = learned(family.name, _HEADS[task], facts, splits)
+    model = learned(family, _HEADS[task], facts, splits)
     run = saved(tmp_path / "run", [(model, 1.0)], facts, thousand(channels, task))
     parity = write_onnx(run, tmp_path / "model.onnx")
     assert parity.pictures == 1_000
@@ -89,8 +100,24 @@ def noisy_thousand(channels: int, task: str) -> HeldOut:
     return HeldOut(pictures[..., :channels], rows % 4 * 1.5 + 0.1 if task == "regression" else rows % 2)
 
 
-@pytest.mark.parametrize(("task", "channels"), _PAIRS)
-@pytest.mark.parametrize("family", ["frozen", "frozen_trees", "tuned"])
+@pytest.mark.long("a thousand pictures through a real backbone, twice")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "task", "channels"),
+    [
+        ("tuned", "regression", 1),
+        *(
+            pytest.param(*others, marks=pytest.mark.exhaustive)
+            for others in (
+                ("frozen", "regression", 1),
+                ("frozen", "classification", 3),
+                ("frozen_trees", "regression", 1),
+                ("frozen_trees", "classification", 3),
+                ("tuned", "classification", 3),
+            )
+        ),
+    ],
+)
 def test_pretrained_families_are_the_same_in_onnx_on_a_thousand_pictures(
     family: str, task: str, channels: int, lite0: Path, tmp_path: Path
 ) -> None:
@@ -103,8 +130,14 @@ def test_pretrained_families_are_the_same_in_onnx_on_a_thousand_pictures(
     assert parity.largest <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "task"), [("frozen", "regression"), ("frozen_trees", "classification"), ("tuned", "regression")]
+    ("family", "task"),
+    [
+        ("frozen", "regression"),
+        ("frozen_trees", "classification"),
+        pytest.param("tuned", "regression", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_pretrained_families_are_the_same_as_programs(family: str, task: str, lite0: Path, tmp_path: Path) -> None:
     facts, splits = photographs(task)
@@ -114,8 +147,15 @@ def test_pretrained_families_are_the_same_as_programs(family: str, task: str, li
     assert write_program(run, tmp_path / "model.pt2").largest <= MOST_DIFFERENCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("head", "views"), [("huber", "shifted"), ("discrete", "single"), ("histogram", "shifted"), ("log_histogram", "single")]
+    ("head", "views"),
+    [
+        ("huber", "shifted"),
+        ("log_histogram", "single"),
+        pytest.param("discrete", "single", marks=pytest.mark.exhaustive),
+        pytest.param("histogram", "shifted", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_heads_views_and_mixtures_are_the_same_in_onnx(head: str, views: str, tmp_path: Path) -> None:
     facts, splits = prepared("regression", noise=0.0)
@@ -128,45 +168,68 @@ def test_heads_views_and_mixtures_are_the_same_in_onnx(head: str, views: str, tm
     assert write_onnx(run, tmp_path / "model.onnx").largest <= MOST_DIFFERENCE
 
 
-@pytest.mark.parametrize("fixture", ["regression_run", "classification_run", "numbers_run", "labels_run"])
-def test_a_run_of_every_kind_of_target_is_exported_whole(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fixture", "form"),
+    [
+        *((fixture, "onnx") for fixture in ("regression_run", "classification_run", "numbers_run", "labels_run")),
+        ("regression_run", "torch"),
+        *(
+            pytest.param(fixture, "torch", marks=pytest.mark.exhaustive)
+            for fixture in ("classification_run", "numbers_run", "labels_run")
+        ),
+    ],
+)
+def test_a_run_of_every_kind_of_target_is_exported_whole(
+    fixture: str, form: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     run: Run = request.getfixturevalue(fixture)
     predictor = run.predictor
     pictures = resize(run.folder.read_held_out().pictures[:20], replace(run.facts.spec, height=31, width=9))
-    graph, program = tmp_path / "model.onnx", tmp_path / "model.pt2"
-    for file, form in ((graph, "onnx"), (program, "torch")):
-        result = CliRunner().invoke(app, ["export", str(run.folder.path), "--format", form, "-o", str(file)])
-        assert result.exit_code == 0, result.output
-        assert "held-out pictures it differs from the original by at most" in result.output
+    file = tmp_path / {"onnx": "model.onnx", "torch": "model.pt2"}[form]
+    result = CliRunner().invoke(app, ["export", str(run.folder.path), "--format", form, "-o", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "held-out pictures it differs from the original by at most" in result.output
     # With nothing of pixelfit's: as somebody else would use the files.
     np.save(tmp_path / "pictures.npy", pictures)
-    code = (
-        "import sys, numpy as np, onnxruntime, torch; sys.modules['pixelfit'] = None; folder = sys.argv[1]\n"
-        "pictures = np.load(folder + '/pictures.npy')\n"
-        "session = onnxruntime.InferenceSession(folder + '/model.onnx')\n"
-        "a = session.run(None, {'pictures': pictures})\n"
-        "b = torch.export.load(folder + '/model.pt2').module()(torch.tensor(pictures))\n"
-        "names = [output.name for output in session.get_outputs()]\n"
-        "np.savez(folder + '/said.npz', **dict(zip(names, a)), **{'torch_' + n: x.detach().numpy() for n, x in zip(names, b)})\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=tmp_path, capture_output=True)
-    said = np.load(tmp_path / "said.npz")
+    subprocess.run([sys.executable, "-c", _ELSEWHERE[form], str(file)], check=True, cwd=tmp_path, capture_output=True)
+    with np.load(tmp_path / "said.npz") as arrays:
+        said = dict(zip(Assembled(predictor).output_names, arrays.values(), strict=True))
     raw = predictor.predict_raw(pictures)
     main = "prediction" if run.facts.task == "regression" else "probabilities"
-    for prefix in ("", "torch_"):
-        np.testing.assert_allclose(said[prefix + main], raw, atol=1e-4 * max(1.0, float(raw.std())))
-        if run.facts.task == "regression":
-            ends = predictor.predict_interval(pictures, 0.9)
-            got = np.stack([said[prefix + "low"], said[prefix + "high"]], axis=-1)
-            np.testing.assert_allclose(got, ends, atol=1e-3 * float(raw.std()))
-    described = description_of(session_of(graph), graph)
-    assert described["kind"] == run.facts.kind
-    assert described["classes"] == (None if run.facts.classes is None else list(run.facts.classes))
-    extra = {DESCRIPTION_FILE: ""}
-    torch.export.load(program, extra_files=extra)
-    assert '"kind"' in extra[DESCRIPTION_FILE]
+    np.testing.assert_allclose(said[main], raw, atol=1e-4 * max(1.0, float(raw.std())))
+    if run.facts.task == "regression":
+        ends = predictor.predict_interval(pictures, 0.9)
+        got = np.stack([said["low"], said["high"]], axis=-1)
+        np.testing.assert_allclose(got, ends, atol=1e-3 * float(raw.std()))
+    if form == "onnx":
+        session = session_of(file)
+        assert [output.name for output in session.get_outputs()] == list(said)
+        described = description_of(session, file)
+        assert described["kind"] == run.facts.kind
+        assert described["classes"] == (None if run.facts.classes is None else list(run.facts.classes))
+    else:
+        extra = {DESCRIPTION_FILE: ""}
+        torch.export.load(file, extra_files=extra)
+        assert '"kind"' in extra[DESCRIPTION_FILE]
 
 
+# Programs that use an exported file where there is no pixelfit.
+_ELSEWHERE = {
+    "onnx": (
+        "import sys, numpy as np, onnxruntime; sys.modules['pixelfit'] = None\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1])\n"
+        "np.savez('said.npz', *session.run(None, {'pictures': np.load('pictures.npy')}))\n"
+    ),
+    "torch": (
+        "import sys, numpy as np, torch; sys.modules['pixelfit'] = None\n"
+        "outputs = torch.export.load(sys.argv[1]).module()(torch.tensor(np.load('pictures.npy')))\n"
+        "np.savez('said.npz', *(each.detach().numpy() for each in outputs))\n"
+    ),
+}
+
+
+@pytest.mark.slow
 def test_pictures_of_other_numbers_than_bytes_go_in_as_floats(tmp_path: Path) -> None:
     pictures, columns = bars(120)
     run = fit((pictures * 31.5 - 400, columns), checked_options(trials=2, steps=20, out=tmp_path / "run"), progress=Silent())
@@ -189,11 +252,10 @@ def test_the_graph_resizes_to_the_same_pixels_as_the_library() -> None:
     assert resizing(2, 10).sum(axis=1) == pytest.approx([1, 1])
 
 
-def test_a_strangeness_that_differs_is_refused(regression_run: Run, tmp_path: Path) -> None:
+def test_a_strangeness_that_differs_is_refused(regression_run: Run) -> None:
     predictor = regression_run.predictor
     assert predictor.familiarity is not None
-    write_onnx(regression_run.folder, tmp_path / "model.onnx")
-    session = session_of(tmp_path / "model.onnx")
+    session = session_of(graph_of(regression_run))
     other = replace(predictor, familiarity=replace(predictor.familiarity, usual=predictor.familiarity.usual * 1.1))
     with pytest.raises(RunError, match=r"strangeness differs from the original's by up to 0\.\d+, more than the 0\.01"):
         checked(lambda pictures: session.run(None, {INPUT: pictures}), other, regression_run.folder.read_held_out())
@@ -215,12 +277,16 @@ def test_a_graph_that_differs_is_refused_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eight_bit_integers_make_a_smaller_file_and_their_cost_is_measured(regression_run: Run, tmp_path: Path) -> None:
-    write_onnx(regression_run.folder, tmp_path / "model.onnx")
-    cost = write_int8(regression_run.folder, tmp_path / "model-int8.onnx")
+@pytest.mark.slow
+@pytest.mark.full_size  # of a small net most of the file is no weights
+def test_eight_bit_integers_make_a_smaller_file_and_their_cost_is_measured(tmp_path: Path) -> None:
+    facts, splits = prepared("regression")
+    run = saved(tmp_path / "run", [(learned("convnet", "squared", facts, splits), 1.0)], facts, thousand(1, "regression"))
+    write_onnx(run, tmp_path / "model.onnx")
+    cost = write_int8(run, tmp_path / "model-int8.onnx")
     assert (tmp_path / "model-int8.onnx").stat().st_size < 0.7 * (tmp_path / "model.onnx").stat().st_size
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model-int8.onnx", "model.onnx"]
-    held_out = regression_run.folder.read_held_out()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model-int8.onnx", "model.onnx", "run"]
+    held_out = run.read_held_out()
     assert (cost.metric, cost.pictures) == ("rmse", len(held_out.pictures) // 2)
     for cost_of, file in ((cost.before, "model.onnx"), (cost.after, "model-int8.onnx")):
         said = outputs(tmp_path / file, held_out.pictures[1::2])[0]
@@ -251,8 +317,7 @@ def test_what_cannot_be_exported_is_one_sentence(regression_run: Run, tmp_path: 
 def test_a_file_that_somebody_else_made_is_no_model_of_ours(regression_run: Run, tmp_path: Path) -> None:
     import onnx as library
 
-    write_onnx(regression_run.folder, tmp_path / "model.onnx")
-    graph = library.load(str(tmp_path / "model.onnx"))
+    graph = library.load(str(graph_of(regression_run)))
     del graph.metadata_props[:]
     library.save(graph, str(tmp_path / "other.onnx"))
     with pytest.raises(RunError, match="was not exported by pixelfit"):

@@ -121,6 +121,7 @@ def check_same(script: Path, model: Path, forecast: Forecast) -> None:
     np.testing.assert_allclose(predictions, forecast.raw[: len(predictions)], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "chosen", "options"),
     [
@@ -162,6 +163,7 @@ def skewed() -> tuple[Array, Array]:
     return pictures, np.exp(columns / 2.0) + np.arange(150) / 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "family", "head", "options"),
     [
@@ -194,6 +196,7 @@ def test_every_head_is_trained_to_the_same_predictions(
     check_same(script, folder.trial_folder(0), forecast)
 
 
+@pytest.mark.slow
 def test_weights_of_an_earlier_check_are_kept_as_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures, _ = bars(300)
     luck = np.random.default_rng(0).integers(0, 2, 300)  # can only be learned by heart
@@ -204,6 +207,7 @@ def test_weights_of_an_earlier_check_are_kept_as_in_the_run(tmp_path: Path, monk
     check_same(script, folder.trial_folder(0), forecast)
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_trained_in_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = recipe("mlp", "squared", augmentation=_MOVED)
     folder, forecast = finished(saved(tmp_path, *bars(150)), chosen, chosen, onward=True, task="regression")
@@ -215,6 +219,7 @@ def test_a_snapshot_is_trained_in_rounds(tmp_path: Path, monkeypatch: pytest.Mon
     check_style(script)
 
 
+@pytest.mark.slow
 def test_of_several_folds_the_first_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, forecast = finished(saved(tmp_path, *bars(150)), recipe("mlp", "squared"), steps=6, folds=3, task="regression")
     script = write_script(folder, tmp_path / "train.py", progress=Silent()).script
@@ -231,6 +236,7 @@ class Heard(Silent):
         self.said.append(text)
 
 
+@pytest.mark.slow
 def test_the_best_other_trial_is_taken_where_the_final_model_has_none_that_is_trained(tmp_path: Path) -> None:
     source = saved(tmp_path, *bars(150))
     recipes = recipe("linear", "squared"), recipe("mlp", "squared"), recipe("constant", "squared")
@@ -243,6 +249,7 @@ def test_the_best_other_trial_is_taken_where_the_final_model_has_none_that_is_tr
     assert "no part of the run's final model" in " ".join(written.script.read_text().split())
 
 
+@pytest.mark.slow
 def test_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     source = saved(tmp_path, *bars(150))
     folder, _ = finished(source, recipe("constant", "squared"), task="regression")
@@ -258,6 +265,7 @@ def test_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("train*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [{"purpose": DISTILLED}, {"share": 0.5}, {"score": None}], ids=str)
 def test_takes_no_trial_that_learned_other_things_or_failed(tmp_path: Path, changed: dict[str, object]) -> None:
     folder, _ = finished(saved(tmp_path, *bars(150)), recipe("linear", "squared"), steps=4, task="regression")
@@ -268,6 +276,7 @@ def test_takes_no_trial_that_learned_other_things_or_failed(tmp_path: Path, chan
         write_script(folder, tmp_path / "train.py", progress=Silent())
 
 
+@pytest.mark.slow
 def test_names_cannot_leave_the_docstring(tmp_path: Path) -> None:
     source = saved(tmp_path, *bars(150)).rename(tmp_path / 'a"""; raise SystemExit(1)\\.npz')
     folder, _ = finished(source, recipe("linear", "squared"), steps=4, task="regression")
@@ -276,6 +285,7 @@ def test_names_cannot_leave_the_docstring(tmp_path: Path) -> None:
     run_alone(script)
 
 
+@pytest.mark.slow
 def test_says_what_is_the_matter_with_the_data(tmp_path: Path) -> None:
     pictures, columns = bars(150)
     source = saved(tmp_path, pictures, columns)

@@ -107,6 +107,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> automl.Run:
     return automl.fit(bars(150), options, progress=Silent())
 
 
+@pytest.mark.slow
 def test_a_folded_run_is_whole(folded: automl.Run) -> None:
     folder = folded.folder
     assert [trial.folds for trial in folded.trials] == [3, 3, 3, 3]
@@ -144,6 +145,7 @@ def test_validation_predictions_are_by_models_that_have_not_seen_the_picture(fol
     np.testing.assert_allclose(constant, means, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_stopped_in_a_later_fold_has_no_model() -> None:
     facts, splits = prepared_in_folds(3)
     told: list[str] = []
@@ -169,6 +171,7 @@ def prepared_in_folds(folds: int) -> tuple[Facts, Splits]:
     return read(bars(150), checked_options(task="regression", folds=folds), Silent())
 
 
+@pytest.mark.slow
 def test_all_folds_take_as_many_steps_as_the_first() -> None:
     facts, splits = prepared_in_folds(3)
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
@@ -181,6 +184,7 @@ def test_all_folds_take_as_many_steps_as_the_first() -> None:
     assert outcome.trial.parameters == sum(model.parameters() for model in outcome.models)
 
 
+@pytest.mark.slow
 def test_a_family_that_cross_fits_by_itself_gives_one_model(lite0: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
@@ -203,6 +207,7 @@ def test_a_family_that_cross_fits_by_itself_gives_one_model(lite0: Path) -> None
         assert (known**2).mean() < (errors**2).mean()
 
 
+@pytest.mark.slow
 def test_intervals_of_folds_cover_what_they_should(tmp_path: Path) -> None:
     """Calibrated on predictions by the folds' models, the mean of these covers at least as often."""
     run = automl.fit(
@@ -218,6 +223,7 @@ def noisy(count: int, seed: int = 0) -> tuple[Array, Array]:
     return pictures, columns + np.random.default_rng(seed + 100).normal(0, 1.0, count)
 
 
+@pytest.mark.slow
 def test_changes_of_pictures_are_judged_by_each_folds_own_model() -> None:
     facts, splits = prepared_in_folds(3)
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})

@@ -155,6 +155,7 @@ def test_huber_loss_by_hand() -> None:
     assert head.spread(outputs).tolist() == [0.0] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["mlp", "convnet"])
 @pytest.mark.parametrize("metric", METRICS_OF["regression"])
 @pytest.mark.parametrize("name", REGRESSION)
@@ -166,6 +167,7 @@ def test_every_head_learns_a_few_pictures_by_heart(name: str, metric, family: st
     assert rmse(splits.train.targets, predictions) < 0.4 * splits.train.targets.std()
 
 
+@pytest.mark.slow
 def test_families_get_heads_that_suit_them() -> None:
     facts, splits = prepared("regression", metric="mae", noise=0.3)
     space = build_space(facts, splits.train)
@@ -178,6 +180,7 @@ def test_families_get_heads_that_suit_them() -> None:
         assert not family.heads or set(family.heads) <= set(heads._KINDS)
 
 
+@pytest.mark.slow
 def test_a_histogram_survives_saving(tmp_path) -> None:
     facts, splits = prepared("regression", noise=0.3)
     model = trained(Recipe("mlp", "histogram", FAMILIES["mlp"].starting_architecture()), facts, splits, pace=Pace(steps=20)).model

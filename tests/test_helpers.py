@@ -75,6 +75,7 @@ def head_of(file: PictureFile) -> PictureHead:
     return head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expecting", [True, False])
 @pytest.mark.parametrize("mapped", [True, False])
 def test_what_helpers_decode_is_the_same(
@@ -93,6 +94,7 @@ def test_what_helpers_decode_is_the_same(
     assert all(helper.process.returncode is not None for helper in eager)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before the first task", "in the middle"])
 def test_a_helper_that_is_killed_is_done_without(when: str, files: list[PictureFile], eager: list[Helper]) -> None:
     work = Task(files, SPEC, None)
@@ -118,6 +120,7 @@ def test_where_no_helper_can_be_started_threads_decode(
     assert not eager
 
 
+@pytest.mark.slow
 def test_what_breaks_off_decoding_ends_the_helpers(files: list[PictureFile], eager: list[Helper]) -> None:
     class Stopping(Silent):
         def count(self, title: str, done: int, total: int) -> None:
@@ -154,6 +157,7 @@ print(sum(found.done), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_runs_once(files: list[PictureFile], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_UNGUARDED)
@@ -162,6 +166,7 @@ def test_a_script_without_a_guard_runs_once(files: list[PictureFile], tmp_path: 
     assert ran.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_helpers_end_with_the_process_that_they_help(sent: signal.Signals, files: list[PictureFile], tmp_path: Path) -> None:

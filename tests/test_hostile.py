@@ -94,6 +94,7 @@ def compressed_zeros(size: int) -> bytes:
     return b"".join(map(packer.compress, zeros(size))) + packer.flush()
 
 
+@pytest.mark.slow
 @linux
 def test_pictures(tmp_path: Path) -> None:
     dice = random.Random(0)
@@ -144,6 +145,7 @@ def test_pictures(tmp_path: Path) -> None:
     outcomes(cases, tmp_path / "home")
 
 
+@pytest.mark.slow
 @linux
 def test_tables_and_arrays(tmp_path: Path) -> None:
     pd = pytest.importorskip("pandas")
@@ -212,6 +214,7 @@ def test_tables_and_arrays(tmp_path: Path) -> None:
     outcomes(cases, tmp_path / "home")
 
 
+@pytest.mark.slow
 @linux
 def test_archives(tmp_path: Path) -> None:
     cases: dict[Path, Case] = {}
@@ -279,6 +282,7 @@ class Models:
         self.cases[model] = ("model", said)
 
 
+@pytest.mark.slow
 @linux
 def test_models_that_lie(tmp_path: Path) -> None:
     models = Models(tmp_path)
@@ -328,6 +332,7 @@ def test_models_that_lie(tmp_path: Path) -> None:
     outcomes(models.cases, tmp_path / "home")
 
 
+@pytest.mark.slow
 @linux
 def test_models_and_runs_that_are_damaged_or_lead_elsewhere(tmp_path: Path) -> None:
     dice, models = random.Random(2), Models(tmp_path)

@@ -49,6 +49,7 @@ def test_what_is_fitted_in_one_go_has_no_steps() -> None:
     assert sizes.lessons(0, 1.0, 2000, allowed_s=24.0) == ((0.125, 0), (0.5, 0))
 
 
+@pytest.mark.slow
 def test_a_search_trains_the_best_quick_recipe_on_shares(tmp_path: Path) -> None:
     begun = _Begun(tmp_path)
     begun.ended("baseline", 0.1, 5.0)
@@ -69,6 +70,7 @@ def test_a_search_trains_the_best_quick_recipe_on_shares(tmp_path: Path) -> None
         assert plan.pace.steps == max(200, round(400 * plan.share))
 
 
+@pytest.mark.slow
 def test_the_best_bet_is_made_up_for_where_it_seemed_too_slow(tmp_path: Path) -> None:
     begun = _Begun(tmp_path)
     recipe, _ = begun.state._known_good()[0]

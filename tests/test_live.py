@@ -478,6 +478,7 @@ def test_a_folder_without_runs_is_one_sentence(
     assert "no run in" in told(capsys, monkeypatch, "ui", tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_list_in_order(tmp_path: Path) -> None:
     made_run(tmp_path / "mine")
     command = [sys.executable, "-m", "pixelfit", "ui", str(tmp_path)]

@@ -15,62 +15,62 @@ from test_live import HOSTILE_FILE, RESULT, made_run, searched
 from pixelfit.deadline import Deadline
 from pixelfit.live import LiveView, LoopbackServer, RunList
 from pixelfit.progress import Several, Silent
+from pixelfit.types import Json
+
+pytestmark = pytest.mark.charts
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_the_live_page_in_a_browser(width: int, chromium: str, tmp_path: Path) -> None:
+def test_the_live_page_in_a_browser(width: int, browser: Json, tmp_path: Path) -> None:
     points = "name => Bokeh.documents[0].get_model_by_name(name).data.x.length"
     deadline = Deadline(None)
     view = LiveView(HOSTILE, budget_s=60.0, started=time.monotonic())
-    with chrome(chromium) as browser:
-        with view, deadline.stopped_by_ctrl_c():
-            page, complaints, strange = opened(browser, view.address, width)
-            until(page, "document.querySelector('#status').textContent.startsWith('Reading')")
-            assert page.locator("#stop").is_disabled()
-            searched(view.state)
-            until(page, "document.querySelectorAll('#trials tr').length == 3")
-            page.wait_for_selector("#stop:enabled")
-            assert page.inner_text("#best") == "0.7000"
-            assert (page.evaluate(points, "dots"), page.evaluate(points, "curve-0"), page.evaluate(points, "curve-1")) == (
-                2,
-                1,
-                2,
-            )
-            assert page.evaluate("Bokeh.documents[0].get_model_by_name('history').left[0].axis_label").startswith(
-                "validation RMSE"
-            )
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            view.state.check_trial(3, 1.0, 1.0, fold=0, folds=1)
-            until(page, f"({points})('curve-0') == 2")
-            assert HOSTILE in page.inner_text("h1")
-            assert HOSTILE in page.inner_text("#trials")
-            assert HOSTILE_FILE in page.inner_text("#messages")
-            assert page.locator("#trials script, #messages img").count() == 0
-            page.click("#stop")
-            until(page, "document.querySelector('#status').textContent.startsWith('Stopping')")
-            assert deadline.interrupted
-            assert page.locator("#stop").is_disabled()
-            view.state.finish(RESULT)
-            page.wait_for_selector("#report")
-            assert page.inner_text("#result-pictures") == "1,000"
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.wait_for_selector("#report", state="hidden")  # the server has gone, and the page has noticed
-        assert page.inner_text("#status") == "The run is finished; the report is runs/mine/report.html."
-        page.wait_for_timeout(1_500)
-        assert complaints == []
-        assert strange == []
-        assert "hacked" not in page.title()
+    with view, deadline.stopped_by_ctrl_c():
+        page, complaints, strange = opened(browser, view.address, width)
+        until(page, "document.querySelector('#status').textContent.startsWith('Reading')")
+        assert page.locator("#stop").is_disabled()
+        searched(view.state)
+        until(page, "document.querySelectorAll('#trials tr').length == 3")
+        page.wait_for_selector("#stop:enabled")
+        assert page.inner_text("#best") == "0.7000"
+        assert (page.evaluate(points, "dots"), page.evaluate(points, "curve-0"), page.evaluate(points, "curve-1")) == (
+            2,
+            1,
+            2,
+        )
+        assert page.evaluate("Bokeh.documents[0].get_model_by_name('history').left[0].axis_label").startswith("validation RMSE")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        view.state.check_trial(3, 1.0, 1.0, fold=0, folds=1)
+        until(page, f"({points})('curve-0') == 2")
+        assert HOSTILE in page.inner_text("h1")
+        assert HOSTILE in page.inner_text("#trials")
+        assert HOSTILE_FILE in page.inner_text("#messages")
+        assert page.locator("#trials script, #messages img").count() == 0
+        page.click("#stop")
+        until(page, "document.querySelector('#status').textContent.startsWith('Stopping')")
+        assert deadline.interrupted
+        assert page.locator("#stop").is_disabled()
+        view.state.finish(RESULT)
+        page.wait_for_selector("#report")
+        assert page.inner_text("#result-pictures") == "1,000"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.wait_for_selector("#report", state="hidden")  # the server has gone, and the page has noticed
+    assert page.inner_text("#status") == "The run is finished; the report is runs/mine/report.html."
+    page.wait_for_timeout(1_500)
+    assert complaints == []
+    assert strange == []
+    assert "hacked" not in page.title()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_the_list_of_runs_in_a_browser(width: int, chromium: str, tmp_path: Path) -> None:
+def test_the_list_of_runs_in_a_browser(width: int, browser: Json, tmp_path: Path) -> None:
     made_run(tmp_path / "mine", data=HOSTILE)
     made_run(tmp_path / HOSTILE_FILE, finished=False, task="x" * 200)
     report = "<title>mine</title><script>document.title = 'hacked'</script>"
     made_run(tmp_path / ("long" * 30), report=report)
-    with chrome(chromium) as browser, LoopbackServer(RunList(tmp_path)) as server:
+    with LoopbackServer(RunList(tmp_path)) as server:
         page, complaints, strange = opened(browser, server.address, width)
         assert page.locator("tbody tr").count() == 3
         assert HOSTILE_FILE in page.inner_text("table")
@@ -97,6 +97,7 @@ def _stopped_by_its_page(chromium: str, address: str) -> tuple[list[str], list[s
         return complaints, strange, status, page.title()
 
 
+@pytest.mark.long("a search with its report, and a browser beside it")
 @pytest.mark.apart
 @pytest.mark.browser
 def test_the_page_follows_a_real_search_and_its_button_ends_it(chromium: str, tmp_path: Path) -> None:

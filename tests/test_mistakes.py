@@ -147,6 +147,8 @@ def test_numbers_are_told_with_the_digits_that_count() -> None:
     assert list(legible(replace(facts, target_range=(22_000.0, 5_858_000.0)), np.array([527_348.9]))) == [527_300.0]
 
 
+@pytest.mark.full_size
+@pytest.mark.slow
 @pytest.mark.parametrize(("folds", "examined"), [(4, 160), (1, 24)])
 def test_a_run_names_the_pictures_whose_labels_were_swapped(tmp_path: Path, folds: int, examined: int) -> None:
     pictures, columns = bars(200)

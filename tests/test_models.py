@@ -60,6 +60,7 @@ def trained(recipe: Recipe, facts: Facts, splits: Splits, *, pace: Pace, seed: i
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", LEARNERS, ids=lambda family: family.name)
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_learns_a_few_pictures_by_heart(family, task) -> None:
@@ -73,6 +74,7 @@ def test_learns_a_few_pictures_by_heart(family, task) -> None:
         assert (predictions.argmax(axis=1) == splits.train.targets).mean() > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("head", ["squared", "huber", "discrete", "histogram"])
 @pytest.mark.parametrize("family", FRESH, ids=lambda family: family.name)
@@ -155,6 +157,7 @@ def test_heads_follow_the_targets() -> None:
     assert fitting_heads("classification", few, 10, "accuracy") == ("classes",)
 
 
+@pytest.mark.slow
 def test_large_pictures_are_predicted_for_few_at_a_time() -> None:
     facts, splits = prepared("regression")
     model = trained(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import psutil
 import pytest
@@ -177,6 +178,7 @@ def test_each_picture_is_changed_alike_however_the_batch_is_divided() -> None:
     torch.testing.assert_close(torch.cat(divided), whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_plain_convnet")
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize(
@@ -256,6 +258,8 @@ def digits() -> Lesson:
     return Lesson(splits.train, splits.validation, inspected.facts)
 
 
+@pytest.mark.full_size
+@pytest.mark.slow
 def test_with_batch_normalisation_and_augmentation_digits_are_learned_as_well(pair: Pair) -> None:
     lesson = digits()
     known = build_space(lesson.facts, lesson.train).known_good({"family": "convnet"})[0]
@@ -288,6 +292,7 @@ def interrupted_first(ranks: Ranks, job: Job, after: int, file: Path) -> Trained
     return train_as_one_of(ranks, job, monitor=Unwatched(), stopped=stopped, checkpoint=checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["linear", "mlp"])
 def test_an_interrupted_training_ends_on_all_ranks_and_goes_on_from_its_checkpoint(
     family: str, pair: Pair, tmp_path: Path
@@ -323,6 +328,7 @@ def test_ranks_whose_clocks_differ_take_the_same_steps(pair: Pair) -> None:
     assert_same(first, second, 0.0)
 
 
+@pytest.mark.slow
 def test_a_training_is_repeated_by_its_course(pair: Pair) -> None:
     job = job_of("linear", pace=Pace(course=Course(20, ((10, 30),), 30, "complete")))
     divided = pair.do(trained, job)
@@ -372,6 +378,8 @@ class Noting(Unwatched):
         self.looks.append(check)
 
 
+@pytest.mark.slow
+@pytest.mark.own_processes
 def test_ranks_that_are_processes_train_stop_and_go_on(tmp_path: Path) -> None:
     job, monitor = job_of("linear", pace=Pace(steps=400)), Noting()
     whole = trained(ALONE, job)
@@ -393,23 +401,20 @@ def test_ranks_that_are_processes_train_stop_and_go_on(tmp_path: Path) -> None:
     assert told_again[:2] == monitor.looks[:2]  # to the microsecond: they were kept, and not taken again
 
 
-def ranks_below() -> list[psutil.Process]:
-    """This process's ranks, in order."""
-    below = [child for child in psutil.Process().children() if "pixelfit.training.one_rank" in child.cmdline()]
-    return sorted(below, key=lambda child: child.create_time())
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "silent_s", "said"),
-    [(signal.SIGKILL, 300.0, r"rank 1 of 2: .*SIGKILL"), (signal.SIGSTOP, 20.0, "rank 1 of 2: nothing was heard of it")],
-    ids=["killed", "hung"],
+    [
+        pytest.param(signal.SIGKILL, 300.0, r"rank 1 of 2: .*SIGKILL", id="killed"),
+        pytest.param(signal.SIGSTOP, 20.0, "rank 1 of 2: nothing was heard of it", id="hung", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_rank_that_is_gone_ends_the_training_with_its_name(how: signal.Signals, silent_s: float, said: str) -> None:
     found: list[psutil.Process] = []
 
     def strike() -> None:
         if not found:
-            found.extend(ranks_below())
+            found.extend(forks.running("pixelfit.training.one_rank"))
             os.kill(found[1].pid, how)
 
     began = time.monotonic()
@@ -418,30 +423,3 @@ def test_a_rank_that_is_gone_ends_the_training_with_its_name(how: signal.Signals
     assert time.monotonic() - began < 120
     assert len(found) == 2
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
-
-
-def test_workers_of_a_ray_cluster_train_as_ranks_of_one_machine_do(pair: Pair, tmp_path: Path) -> None:
-    """Two nodes of one CPU each. Slow: most of a minute beside other work, for Ray and its workers to start."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    from pixelfit.training.on_ray import Workers, train_on_ray
-
-    job, monitor, kept = job_of("mlp"), Noting(), tmp_path / "kept.safetensors"
-    here = pair.do(trained, job)[0]
-    room = 100 << 20
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": room, "include_dashboard": False}
-    )
-    try:
-        cluster.add_node(num_cpus=1, object_store_memory=room)
-        ray.init(address=cluster.address, log_to_driver=False)
-        there = train_on_ray(
-            Workers(2, machine=ONE_THREAD), job, monitor=monitor, stopped=lambda: False, checkpoint=Checkpoint(kept, least_s=0.0)
-        )
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert_same(there, here, 1e-6)
-    assert len(monitor.looks) == 8
-    assert Checkpoint(kept).read() is not None

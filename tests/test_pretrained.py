@@ -67,6 +67,7 @@ def recipe_for(facts: Facts, splits: Splits, lite0: Path, **more: object):
     return recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_it_learns_within_seconds_and_survives_saving(task: str, channels: int, lite0: Path, tmp_path: Path) -> None:
@@ -84,6 +85,8 @@ def test_it_learns_within_seconds_and_survives_saving(task: str, channels: int, 
     np.testing.assert_allclose(alone, model.predict(splits.validation.store[:5]), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.long("trains a real backbone")
+@pytest.mark.slow
 def test_tuning_moves_the_first_layers_least_and_survives_saving(lite0: Path, tmp_path: Path) -> None:
     facts, splits = photographs("classification")
     recipe = build_space(facts, splits.train, pretrained.offered(facts, lite0, None, Silent())).tuned()
@@ -198,6 +201,8 @@ def test_small_or_many_channelled_pictures_get_no_backbone(lite0: Path) -> None:
         pretrained.offered(facts, lite0, None, Silent())
 
 
+@pytest.mark.long("a command as users start it, with a real backbone")
+@pytest.mark.slow
 def test_a_search_uses_the_backbone_and_its_model_predicts(lite0: Path, tmp_path: Path) -> None:
     pictures = scenes(60, side=80)
     lines = ["file,kind"]

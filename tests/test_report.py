@@ -21,6 +21,8 @@ from pixelfit.report.saved import read
 from pixelfit.runs import RunFolder
 from pixelfit.types import Label
 
+pytestmark = pytest.mark.charts
+
 QUESTIONS = [
     "How good is it?",
     "Can I trust it?",
@@ -119,6 +121,7 @@ def test_a_run_from_before_there_were_intervals_can_be_drawn(regression_run: Run
     assert "How sure is it?" not in folder.report_file.read_text()
 
 
+@pytest.mark.slow
 def test_rows_are_counted_and_add_up(tmp_path: Path) -> None:
     pictures, columns = bars(120)
     targets = np.where(np.arange(120) == 60, np.nan, columns / 2)
@@ -137,6 +140,7 @@ def test_own_data_have_no_reference_figures(regression_run: Run) -> None:
     assert "AutoKeras" not in html(regression_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [(False, True), (1.5, 2.5), (3, 20), ("a", "b")], ids=str)
 def test_the_distribution_shows_every_test_picture(labels: tuple[Label, Label], tmp_path: Path) -> None:
     pictures, columns = bars(60)

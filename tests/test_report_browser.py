@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import chrome, opened, until
+from browsing import opened, until
 from conftest import HOSTILE, bars
 from PIL import Image
 
@@ -16,6 +16,8 @@ from pixelfit.automl import Run, fit
 from pixelfit.options import checked_options
 from pixelfit.progress import Silent
 from pixelfit.types import Array, Json
+
+pytestmark = pytest.mark.charts
 
 HOSTILE_FILE = "<img src=x onerror=alert({})>.png"
 # Where on the screen the dot with the largest error is, and which picture it stands for.
@@ -66,7 +68,7 @@ def whole(page: Json, complaints: list[str], strange: list[str], width: int) -> 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_every_report_is_whole(
     width: int,
-    chromium: str,
+    browser: Json,
     classification_run: Run,
     regression_run: Run,
     numbers_run: Run,
@@ -74,24 +76,22 @@ def test_every_report_is_whole(
     small_run: Run,
 ) -> None:
     runs = ((regression_run, 8), (classification_run, 6), (numbers_run, 11), (labels_run, 6), (small_run, 8))
-    with chrome(chromium) as browser:
-        for run, charts in runs:
-            page, complaints, strange = opened(browser, run.folder.report_file.as_uri(), width)
-            whole(page, complaints, strange, width)
-            # History, score against prediction time, parallel coordinates, curves, best over time; and what the data allow.
-            assert page.locator("figure").count() >= charts - 2
-            assert page.locator("#looks .gallery.wide li").count() > 0
-            page.close()
+    for run, charts in runs:
+        page, complaints, strange = opened(browser, run.folder.report_file.as_uri(), width)
+        whole(page, complaints, strange, width)
+        # History, score against prediction time, parallel coordinates, curves, best over time; and what the data allow.
+        assert page.locator("figure").count() >= charts - 2
+        assert page.locator("#looks .gallery.wide li").count() > 0
+        page.close()
 
 
 @pytest.mark.browser
-def test_a_hostile_file_name_is_text(chromium: str, small_run: Run) -> None:
-    with chrome(chromium) as browser:
-        page, complaints, _ = opened(browser, small_run.folder.report_file.as_uri(), 1440)
-        assert page.locator("img[onerror]").count() == 0
-        names = {HOSTILE_FILE.format(number) for number in range(60)}
-        assert len(names & set(page.locator(".gallery .ref").all_inner_texts())) > 10
-        assert complaints == []
+def test_a_hostile_file_name_is_text(browser: Json, small_run: Run) -> None:
+    page, complaints, _ = opened(browser, small_run.folder.report_file.as_uri(), 1440)
+    assert page.locator("img[onerror]").count() == 0
+    names = {HOSTILE_FILE.format(number) for number in range(60)}
+    assert len(names & set(page.locator(".gallery .ref").all_inner_texts())) > 10
+    assert complaints == []
 
 
 def seen(tile: Json) -> Array:
@@ -106,57 +106,54 @@ def most_like(pictures: Array, shown: Array) -> str:
 
 
 @pytest.mark.browser
-def test_the_dot_under_the_pointer_shows_its_picture(chromium: str, regression_run: Run) -> None:
+def test_the_dot_under_the_pointer_shows_its_picture(browser: Json, regression_run: Run) -> None:
     pictures, _ = bars(150)
-    with chrome(chromium) as browser:
-        page, complaints, _ = opened(browser, regression_run.folder.report_file.as_uri(), 1440)
-        until(page, "window.Bokeh !== undefined && document.querySelectorAll('figure > div > *').length > 5")
-        left, top, ref = page.evaluate(WORST_DOT)
-        page.mouse.move(left - 3, top)
-        page.mouse.move(left, top)
-        tile = page.locator(".bk-Tooltip div[style*='--tiles']").first
-        tile.wait_for(state="visible")
-        assert page.locator(f".bk-Tooltip >> text={ref}").count() >= 1
-        assert most_like(pictures, seen(tile)) == ref
-        assert complaints == []
+    page, complaints, _ = opened(browser, regression_run.folder.report_file.as_uri(), 1440)
+    until(page, "window.Bokeh !== undefined && document.querySelectorAll('figure > div > *').length > 5")
+    left, top, ref = page.evaluate(WORST_DOT)
+    page.mouse.move(left - 3, top)
+    page.mouse.move(left, top)
+    tile = page.locator(".bk-Tooltip div[style*='--tiles']").first
+    tile.wait_for(state="visible")
+    assert page.locator(f".bk-Tooltip >> text={ref}").count() >= 1
+    assert most_like(pictures, seen(tile)) == ref
+    assert complaints == []
 
 
 @pytest.mark.browser
-def test_a_number_of_the_matrix_opens_its_pictures(chromium: str, classification_run: Run) -> None:
+def test_a_number_of_the_matrix_opens_its_pictures(browser: Json, classification_run: Run) -> None:
     pictures, _ = bars(150)
     told = pd.read_csv(classification_run.folder.path / "predictions" / "test.csv")
     classes = [str(label) for label in classification_run.facts.classes or ()]
-    with chrome(chromium) as browser:
-        page, complaints, _ = opened(browser, classification_run.folder.report_file.as_uri(), 1440)
-        for button in page.locator("button.cell").all():
-            actual, predicted = map(int, button.get_attribute("data-cell").split("-"))
-            mine = told[(told.target == classes[actual]) & (told.prediction == classes[predicted])]
-            assert int(button.inner_text()) == len(mine)
-            button.press("Enter")
-            items = page.locator("#cell-pictures li")
-            refs = items.locator(".ref").all_inner_texts()
-            assert set(refs) <= set(mine.picture)
-            assert len(refs) == len(mine) if actual != predicted else 0 < len(refs) <= len(mine)
-            assert most_like(pictures, seen(items.locator(".tile").first)) == refs[0]
-            assert classes[actual] in page.locator("#cell-pictures p").inner_text()
-        assert HOSTILE in page.locator("#fails").inner_text()
-        assert complaints == []
+    page, complaints, _ = opened(browser, classification_run.folder.report_file.as_uri(), 1440)
+    for button in page.locator("button.cell").all():
+        actual, predicted = map(int, button.get_attribute("data-cell").split("-"))
+        mine = told[(told.target == classes[actual]) & (told.prediction == classes[predicted])]
+        assert int(button.inner_text()) == len(mine)
+        button.press("Enter")
+        items = page.locator("#cell-pictures li")
+        refs = items.locator(".ref").all_inner_texts()
+        assert set(refs) <= set(mine.picture)
+        assert len(refs) == len(mine) if actual != predicted else 0 < len(refs) <= len(mine)
+        assert most_like(pictures, seen(items.locator(".tile").first)) == refs[0]
+        assert classes[actual] in page.locator("#cell-pictures p").inner_text()
+    assert HOSTILE in page.locator("#fails").inner_text()
+    assert complaints == []
 
 
 @pytest.mark.browser
-def test_the_leaderboard_can_be_sorted(chromium: str, regression_run: Run) -> None:
-    with chrome(chromium) as browser:
-        page, _, _ = opened(browser, regression_run.folder.report_file.as_uri(), 1440)
-        seconds = page.locator("table.sortable th", has_text="seconds")
-        for direction, ordered in (("ascending", sorted), ("descending", lambda values: sorted(values, reverse=True))):
-            seconds.locator("button").click()
-            assert seconds.get_attribute("aria-sort") == direction
-            place = seconds.evaluate("head => head.cellIndex")
-            values = [
-                float(row.locator("td, th").nth(place).get_attribute("data-value"))
-                for row in page.locator(".sortable tbody tr").all()
-            ]
-            assert values == ordered([trial.seconds for trial in regression_run.trials if trial.score is not None])
+def test_the_leaderboard_can_be_sorted(browser: Json, regression_run: Run) -> None:
+    page, _, _ = opened(browser, regression_run.folder.report_file.as_uri(), 1440)
+    seconds = page.locator("table.sortable th", has_text="seconds")
+    for direction, ordered in (("ascending", sorted), ("descending", lambda values: sorted(values, reverse=True))):
+        seconds.locator("button").click()
+        assert seconds.get_attribute("aria-sort") == direction
+        place = seconds.evaluate("head => head.cellIndex")
+        values = [
+            float(row.locator("td, th").nth(place).get_attribute("data-value"))
+            for row in page.locator(".sortable tbody tr").all()
+        ]
+        assert values == ordered([trial.seconds for trial in regression_run.trials if trial.score is not None])
 
 
 def test_the_report_fits_into_its_limit(regression_run: Run, small_run: Run) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -40,7 +41,7 @@ from pixelfit.training.loop import Lesson, train
 from pixelfit.training.pace import Check, Course, Pace
 from pixelfit.types import Json
 
-TRIALS = 10  # the last of them sampled
+TRIALS = 6  # the baseline, three of a short portfolio, and two that are sampled
 
 
 class Killed(BaseException):
@@ -63,23 +64,31 @@ def run(out: Path, *, resume: bool = True, trials: int = TRIALS, **others: objec
     return fit(bars(80), options, progress=Silent())
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    run(out)
-    return outcome(out)
+_UNDISTURBED: dict[str, Json] = {}
+
+
+@pytest.fixture
+def undisturbed(short_portfolio: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
+    """What comes of a run that nothing befalls, made once."""
+    if not _UNDISTURBED:
+        out = tmp_path_factory.mktemp("undisturbed") / "run"
+        run(out)
+        _UNDISTURBED.update(outcome(out))
+    return _UNDISTURBED
 
 
 @contextmanager
-def dying_at(write: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Iterator[list[str]]:
-    """Within this block the file that is written at this place is written beside its own, and then the process is killed."""
+def dying_at(
+    name: str, out: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, *, time: int = 1
+) -> Iterator[list[str]]:
+    """Within this block the run dies when the file is written for that time, and leaves it beside its place."""
     written: list[str] = []
     real = Path.replace
 
     def replace(path: Path, target: Path) -> Path:
         if path.name.endswith(".part"):
-            written.append(Path(target).name)
-            if len(written) >= write:
+            written.append(Path(target).relative_to(out).as_posix())
+            if written.count(name) == time:
                 raise error
         return real(path, target)
 
@@ -88,33 +97,53 @@ def dying_at(write: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) 
         yield written
 
 
-APART = pytest.mark.apart  # at the first files of a run, of a trial, of the results and of the report
+APART = pytest.mark.apart  # at files of the run's beginning, of a trial, of the results and of the report
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_portfolio")
 @pytest.mark.parametrize(
-    "write", [*(pytest.param(write, marks=APART) for write in (1, 12, 57, 76)), 2, 5, 8, 17, 23, 31, 46, 63, 71, 80]
+    ("name", "time"),
+    [
+        *(
+            pytest.param(name, 1, marks=APART)
+            for name in ("run.json", "trials/0001/plan.json", "model/predictor.json", "report.html")
+        ),
+        ("facts.json", 1),
+        ("trials/0000/model.safetensors", 1),
+        ("run.json", 2),
+        ("trials/0001/SHA256SUMS", 1),
+        ("trials/0004/trial.json", 1),
+        ("search.json", 2),
+        ("final.json", 1),
+        ("predictions/test.csv", 1),
+        ("pictures/pictures.json", 1),
+        ("scores.json", 2),
+    ],
 )
 def test_a_run_that_dies_at_any_file_goes_on_and_ends_the_same(
-    write: int, undisturbed: dict[str, Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, time: int, undisturbed: dict[str, Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    with dying_at(write, monkeypatch, Killed()) as written, pytest.raises(Killed):
+    with dying_at(name, out, monkeypatch, Killed(), time=time) as written, pytest.raises(Killed):
         run(out)
-    assert len(written) == write
+    assert written[-1] == name
     (out / ".run.json.abc.part").write_text("{")  # a kill leaves what an exception cleans up
     run(out)
     tally = Tally()
     compare(outcome(out), undisturbed, tally)
-    assert not tally.differences, written[-1]
+    assert not tally.differences, name
 
 
-@pytest.mark.parametrize("write", [3, 9, 40, 70])
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_portfolio")
+@pytest.mark.parametrize("name", ["data.json", "trials/0000/trial.json", "trials/0004/model.json", "predictions/validation.csv"])
 def test_a_disk_that_is_full_is_one_error_and_what_was_done_is_kept(
-    write: int, undisturbed: dict[str, Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, undisturbed: dict[str, Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     full = OSError(28, "No space left on device", str(out / "x"))
-    with dying_at(write, monkeypatch, full), pytest.raises(OSError, match="No space left"):
+    with dying_at(name, out, monkeypatch, full), pytest.raises(OSError, match="No space left"):
         run(out)
     run(out)
     tally = Tally()
@@ -122,6 +151,7 @@ def test_a_disk_that_is_full_is_one_error_and_what_was_done_is_kept(
     assert not tally.differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "averaging"), [("convnet", 0.1), ("mlp", 0.0)])
 def test_a_training_goes_on_to_the_last_bit(
     family: str, averaging: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +188,7 @@ def test_a_training_goes_on_to_the_last_bit(
     assert (whole.steps, whole.best_at_step, whole.averaged) == (again.steps, again.best_at_step, again.averaged)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_SHARE", 1e9)
     facts, splits = read(bars(200), checked_options(task="regression", folds=1), Silent())
@@ -177,6 +208,7 @@ def flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
 
 
+@pytest.mark.slow
 def test_every_file_of_a_finished_run_is_missed_or_named(tmp_path: Path) -> None:
     out = run(tmp_path / "run", trials=2).folder.path
     named = 0
@@ -205,11 +237,12 @@ def check(out: Path) -> None:
 
 
 @pytest.mark.apart
+@pytest.mark.usefixtures("short_portfolio")
 def test_a_trial_that_was_damaged_is_run_again(
     undisturbed: dict[str, Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    with dying_at(50, monkeypatch, Killed()), pytest.raises(Killed):
+    with dying_at("trials/0003/plan.json", out, monkeypatch, Killed()), pytest.raises(Killed):
         run(out)
     weights = out / "trials" / "0001" / "model.safetensors"
     weights.write_bytes(flipped(weights.read_bytes(), 1000))
@@ -241,6 +274,7 @@ def test_a_journal_is_mended(tmp_path: Path) -> None:
     assert study.ask().number == 0
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_others_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(OptionError, match="leave one of them out"):
@@ -266,6 +300,7 @@ def test_a_finished_run_says_so_and_others_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.apart
+@pytest.mark.usefixtures("short_portfolio")
 def test_a_run_that_its_user_ended_early_goes_on_from_the_step_it_stood_at(
     undisturbed: dict[str, Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +331,7 @@ def test_a_run_that_its_user_ended_early_goes_on_from_the_step_it_stood_at(
     assert json.loads((out / "timeline.json").read_text())["sittings"] == 2
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [time.time()]
 
@@ -323,8 +359,8 @@ def test_a_search_killed_with_its_budget_running_goes_on(tmp_path: Path) -> None
     """The command line, a real kill, and a clock: the budget counts what was used before."""
     rows = bars(120)
     np.savez(tmp_path / "bars.npz", X=rows[0], y=np.asarray(list(rows[1])))
-    words = [sys.executable, "-P", "-m", "pixelfit", "fit", "bars.npz", "--budget", "25s", "--folds", "1", "--out", "run"]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = [sys.executable, "-P", "-m", "pixelfit", "fit", "bars.npz", "--budget", "15s", "--folds", "1", "--out", "run"]
+    process = forks.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ended = tmp_path / "run" / "trials" / "0001" / "SHA256SUMS"
     while not ended.is_file() and process.poll() is None:
         threading.Event().wait(0.05)
@@ -334,17 +370,18 @@ def test_a_search_killed_with_its_budget_running_goes_on(tmp_path: Path) -> None
     assert scores
     (tmp_path / "elsewhere").mkdir()
     words = [sys.executable, "-P", "-m", "pixelfit", "resume", "../run"]
-    went_on = subprocess.run(words, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
+    went_on = forks.run(words, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
     assert went_on.returncode == 0, went_on.stderr
     assert "Going on with the run" in went_on.stdout
     for name, before in scores.items():
         assert (tmp_path / "run" / "trials" / name / "trial.json").read_bytes() == before
     numbers = sorted(int(file.parent.name) for file in (tmp_path / "run").glob("trials/*/trial.json"))
     assert numbers == list(range(len(numbers)))
-    again = subprocess.run(words, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
+    again = forks.run(words, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
     assert (again.returncode, "is finished; its report is" in again.stdout) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_while_its_pictures_are_read_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*_: object) -> None:
         raise Killed
@@ -384,6 +421,7 @@ def test_a_run_whose_data_are_of_no_use_leaves_nothing(was_there: bool, tmp_path
     assert list(tmp_path.rglob("*")) == ([above, above / "above", out] if was_there else [])
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_pictures_are_read_leaves_a_run_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,12 +448,16 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path: Path, monkey
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "kept.json"
     files.write_json(file, {"a": 1})
-    with dying_at(1, monkeypatch, OSError(28, "No space left on device")), pytest.raises(OSError, match="No space"):
+    with (
+        dying_at("kept.json", tmp_path, monkeypatch, OSError(28, "No space left on device")),
+        pytest.raises(OSError, match="No space"),
+    ):
         files.write_json(file, {"a": 2})
     assert files.read_json(file) == {"a": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["kept.json"]
 
 
+@pytest.mark.slow
 def test_a_report_drawn_again_has_its_checksums(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", trials=2).folder
     with folder.drawn_again():
@@ -429,7 +471,7 @@ def test_a_report_drawn_again_has_its_checksums(tmp_path: Path) -> None:
 def test_a_replay_from_the_record_gives_the_same_scores(tmp_path: Path) -> None:
     rows = bars(120)
     np.savez(tmp_path / "bars.npz", X=rows[0], y=np.asarray(list(rows[1])))
-    options = checked_options(budget="12s", folds=1, out=tmp_path / "run")  # what the clock made of each training is recorded
+    options = checked_options(budget="7s", folds=1, out=tmp_path / "run")  # what the clock made of each training is recorded
     ended = fit(tmp_path / "bars.npz", options, progress=Silent())
     before = {file: file.read_bytes() for file in ended.folder.path.rglob("*") if file.is_file()}
     found = replay(ended.folder.path, Silent())
@@ -450,6 +492,7 @@ def test_a_replay_from_the_record_gives_the_same_scores(tmp_path: Path) -> None:
         replay(ended.folder.path, Silent())
 
 
+@pytest.mark.slow
 def test_a_distilled_model_is_taught_again(tmp_path: Path) -> None:
     rows = bars(120)
     np.savez(tmp_path / "bars.npz", X=rows[0], y=np.asarray(list(rows[1])))
@@ -465,6 +508,7 @@ def test_a_distilled_model_is_taught_again(tmp_path: Path) -> None:
         replay(ended.folder.path, Silent())
 
 
+@pytest.mark.slow
 def test_a_training_that_was_changed_on_its_way_is_followed() -> None:
     facts, splits = read(bars(200), checked_options(task="regression", folds=1), Silent())
     recipe = build_space(facts, splits.train).known_good({"family": "mlp"})[0]

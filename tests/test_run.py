@@ -74,6 +74,7 @@ def test_the_leaderboard_lists_every_trial_best_first(classification_run: Run) -
     assert [row["val_log_loss"] for row in table] == [row["score"] for row in table]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "metric"), [("regression", "mae"), ("classification", "accuracy")])
 def test_trials_are_ranked_and_reported_by_the_users_metric(task: str, metric: str, tmp_path: Path) -> None:
     run = fit(tmp_path / "run", task=task, metric=metric, trials=4, steps=30)
@@ -90,6 +91,7 @@ def test_trials_are_ranked_and_reported_by_the_users_metric(task: str, metric: s
         assert display.scored(trial).startswith(f"{metrics.TITLES[metric]} {metrics.shown(metric, trial.metrics[metric])}")
 
 
+@pytest.mark.slow
 def test_too_few_validation_pictures_for_intervals_is_said(tmp_path: Path) -> None:
     run = automl.fit(
         bars(40), checked_options(task="regression", trials=2, steps=8, folds=1, out=tmp_path / "run"), progress=Silent()
@@ -99,6 +101,7 @@ def test_too_few_validation_pictures_for_intervals_is_said(tmp_path: Path) -> No
     assert "too few pictures to say how far off" in run.folder.report_file.read_text()
 
 
+@pytest.mark.slow
 def test_same_seed_and_trials_give_the_same_run(tmp_path: Path) -> None:
     # Nine trials: the six known-good starts, and three that the sampler chose.
     once, again, other = (
@@ -119,6 +122,7 @@ def test_same_seed_and_trials_give_the_same_run(tmp_path: Path) -> None:
     assert {trial.family for trial in once.trials} == {family.name for family in FAMILIES.values() if not family.pretrained}
 
 
+@pytest.mark.slow
 def test_a_failing_trial_is_recorded_and_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object) -> None:
         raise ValueError("no such layer\nand more")
@@ -143,6 +147,7 @@ def test_when_every_trial_fails_the_error_says_why(tmp_path: Path, monkeypatch: 
         fit(tmp_path / "run", trials=2)
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_over_still_gives_the_baseline(tmp_path: Path) -> None:
     run = automl.fit(
         bars(60), checked_options(out=tmp_path / "run", budget="5s"), progress=Silent(), started=time.monotonic() - 100
@@ -188,6 +193,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
         pixelfit.load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_default_folder_is_new_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("arrays", "arrays-2"):
         run = automl.fit(bars(60), checked_options(trials=1), progress=Silent())

@@ -42,6 +42,7 @@ def lines_of(folder: Path) -> list[dict[str, Json]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(out)], stdout=subprocess.PIPE, text=True)
@@ -57,6 +58,7 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
     assert small(out).folder.path == out
 
 
+@pytest.mark.slow
 def test_a_run_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "run"
     small(out)
@@ -108,6 +110,7 @@ def test_the_log_tells_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsy
     assert (capsys.readouterr().err, logging.getLogger("pixelfit").level) == ("", logging.NOTSET)
 
 
+@pytest.mark.slow
 def test_a_failed_trial_leaves_its_traceback_in_the_log_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ def test_runs_have_names_that_folders_can_have() -> None:
     assert name_of("shards/*.parquet") == "shards"
 
 
+@pytest.mark.slow
 def test_a_search_runs_on_shards(tmp_path: Path) -> None:
     from pixelfit.automl import fit
     from pixelfit.options import checked_options

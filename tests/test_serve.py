@@ -26,14 +26,13 @@ import pytest
 import tifffile
 import uvicorn
 import yaml
-from conftest import HOSTILE, ROOT, STROKES, bars, blobs, strokes
+from conftest import HOSTILE, ROOT, STROKES, bars, blobs, graph_of, strokes
 from PIL import Image
 from typer.testing import CliRunner
 
 from pixelfit.automl import Run
 from pixelfit.cli import app as command_line
 from pixelfit.errors import OptionError, PixelfitError, RunError
-from pixelfit.export import export
 from pixelfit.progress import Silent
 from pixelfit.serve import Address, serve
 from pixelfit.serve.app import Settings, create
@@ -50,15 +49,8 @@ def png(picture: Array) -> bytes:
     return file.getvalue()
 
 
-def graph_of(run: Run) -> str:
-    file = run.folder.path / "export" / "model.onnx"
-    if not file.is_file():
-        export(run.folder, "onnx", progress=Silent())
-    return str(file)
-
-
 def settings_of(run: Run, **others: object) -> Settings:
-    return Settings(graph_of(run), str(run.folder.path), **{"limits": Limits(), **others})  # type: ignore[arg-type]
+    return Settings(str(graph_of(run)), str(run.folder.path), **{"limits": Limits(), **others})  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -146,6 +138,7 @@ def test_pictures_of_other_sizes_and_kinds_are_predicted_as_from_files(
         assert said == pytest.approx(regression_run.predictor.predict([tmp_path / name])[0], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["classification_run", "numbers_run", "labels_run"])
 def test_every_kind_of_target_is_answered(fixture: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(fixture)
@@ -593,7 +586,7 @@ def test_several_workers_answer_and_count_together(regression_run: Run) -> None:
 def test_a_graph_alone_is_served_with_the_packages_of_the_image_alone(regression_run: Run, tmp_path: Path) -> None:
     """What docker/requirements.txt does not bring cannot be imported; the command is that of the Dockerfile."""
     file = tmp_path / "model.onnx"
-    file.write_bytes(Path(graph_of(regression_run)).read_bytes())
+    file.write_bytes(graph_of(regression_run).read_bytes())
     allowed = _with_all_that_they_need(
         line.partition("[")[0] for line in (ROOT / "docker" / "requirements.txt").read_text().splitlines() if line[:1] != "#"
     )

@@ -141,6 +141,7 @@ def test_predictions_on_the_command_line(
         assert metric in out.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_fit_and_an_inspection_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_fit_and_an_inspection_on_the_command_line(
         assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.charts
 def test_the_report_tells_of_each_target_and_label(numbers_run: Run, labels_run: Run) -> None:
     for run in (numbers_run, labels_run):
         text = run.folder.report_file.read_text()
@@ -209,6 +211,7 @@ def test_facts_name_the_targets_and_those_of_one_stay_as_they_were(
         assert not more & set(regression_run.folder.read(name))
 
 
+@pytest.mark.slow
 def test_a_regressor_of_several_numbers(tmp_path: Path) -> None:
     pictures, targets = blobs(120)
     model = ImageRegressor(trials=2, steps=60, folds=2, out=tmp_path / "run").fit(pictures, targets)
@@ -219,6 +222,7 @@ def test_a_regressor_of_several_numbers(tmp_path: Path) -> None:
     assert (pixelfit.load(model.save(tmp_path / "model")).predict_interval(pictures, 0.8) == ends).all()
 
 
+@pytest.mark.slow
 def test_a_classifier_of_several_labels(tmp_path: Path) -> None:
     pictures, has = strokes(120)
     model = ImageClassifier(trials=2, steps=30, folds=2, metric="micro_f1", out=tmp_path / "run").fit(pictures, has)
@@ -234,6 +238,7 @@ def test_a_classifier_of_several_labels(tmp_path: Path) -> None:
         ImageClassifier(trials=1, metric="accuracy", out=tmp_path / "no").fit(pictures, has)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numbers", "labels"])
 def test_a_student_learns_several_targets(kind: str, tmp_path: Path) -> None:
     source = blobs(100) if kind == "numbers" else strokes(100)
@@ -243,6 +248,7 @@ def test_a_student_learns_several_targets(kind: str, tmp_path: Path) -> None:
     assert len(run.predictor.members) == 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     for kind, source in (("numbers", blobs(80)), ("labels", strokes(80))):
         runs = [
@@ -253,6 +259,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
         assert once == again
 
 
+@pytest.mark.slow
 def test_many_targets_are_drawn_in_part(tmp_path: Path) -> None:
     pictures, targets = blobs(60)
     many = np.concatenate([targets, targets**2, 1 / targets], axis=1)

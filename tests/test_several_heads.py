@@ -53,6 +53,7 @@ def trained(recipe: Recipe, facts: Facts, splits: Splits, steps: int) -> Model:
     return train(recipe, lesson, seed=0, pace=Pace(steps=steps), monitor=Unwatched(), stopped=lambda: False).model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "head"), HEADS)
 @pytest.mark.parametrize("family", FRESH, ids=lambda family: family.name)
 def test_every_family_survives_saving_and_predicts_the_same_alone_and_in_a_batch(
@@ -74,6 +75,7 @@ def test_every_family_survives_saving_and_predicts_the_same_alone_and_in_a_batch
     assert loaded.head == model.head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SIZES)
 @pytest.mark.parametrize("family", ["convnet", "mlp", "trees", "linear"])
 def test_families_learn_a_few_pictures_by_heart(family: str, kind: str) -> None:

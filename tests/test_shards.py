@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tarfile
 import threading
@@ -16,6 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import forks
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -272,7 +272,7 @@ def test_a_part_is_there_whole_or_not_at_all_and_each_row_once_after_kills(run: 
     command = [sys.executable, "-P", "-m", "pixelfit", "predict", str(run), str(folder), "-o", str(out)]
     parts, rng, kills = tmp_path / "out.csv.parts", random.Random(0), 0
     for wanted in (1, 5, 9, 14, 20, 26):
-        process = subprocess.Popen([*command, *(["--resume"] if kills else [])])
+        process = forks.Popen([*command, *(["--resume"] if kills else [])])
         while len(list(parts.glob("_records/train-*.json"))) < wanted and process.poll() is None:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
@@ -287,7 +287,7 @@ def test_a_part_is_there_whole_or_not_at_all_and_each_row_once_after_kills(run: 
             assert len(rows_of(parts / about["part"])) == about["rows"] == 60
     assert kills >= 3
     if not out.exists() or parts.exists():  # killed before the parts were joined, or before they were removed
-        subprocess.run([*command, "--resume"], check=True)
+        forks.run([*command, "--resume"], check=True)
     assert [row["picture"] for row in rows_of(out)] == named(folder, "WebDataset", 30, 60)
     np.testing.assert_allclose(probabilities(rows_of(out)), expected(1800), rtol=1e-4, atol=1e-6)
     assert not parts.exists()

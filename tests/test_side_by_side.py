@@ -74,6 +74,7 @@ def test_trials_of_an_earlier_process_take_no_slot() -> None:
         assert [one.score for one in side_by_side.until(3)] == [3.0, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 3])
 def test_a_search_decides_the_same_whatever_ends_first(slots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same recipes, though the trials' lengths differ each time."""

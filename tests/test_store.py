@@ -191,6 +191,7 @@ def test_a_full_disk_is_no_reason_to_stop(paths: list[Path], monkeypatch: pytest
     assert not list(stores_folder().iterdir())
 
 
+@pytest.mark.slow
 def test_the_cache_can_be_shown_and_cleared(paths: list[Path]) -> None:
     decoded(paths)
     assert cache_contents()["stores"] > 40 * 144

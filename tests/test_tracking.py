@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import forks
 import numpy as np
 import pandas as pd
 import pytest
@@ -119,9 +120,10 @@ def test_what_was_deleted_in_mlflow_is_told_again(folder: RunFolder, database: s
 
 def command(where: Path, *words: str) -> None:
     where.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, "-P", "-m", "pixelfit", "track", *words], cwd=where, check=True, capture_output=True)
+    forks.run([sys.executable, "-P", "-m", "pixelfit", "track", *words], cwd=where, check=True, capture_output=True)
 
 
+@pytest.mark.long("two commands, each of which loads MLflow and lays out a database")
 def test_a_database_that_is_gone_or_another_one_is_told_all_again(folder: RunFolder, tmp_path: Path, database: str) -> None:
     word = "mlflow:sqlite:///mlflow.db"
     command(tmp_path / "elsewhere", str(folder.path), word)
@@ -226,6 +228,7 @@ def small(out: Path, *words: str) -> dict[str, object]:
     return {"task": "regression", "trials": 3, "steps": 5, "folds": 1, "out": out, "track": words}
 
 
+@pytest.mark.slow
 def test_a_run_is_tracked_as_it_goes_and_goes_on_in_the_same_place(
     tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +252,7 @@ def test_a_run_is_tracked_as_it_goes_and_goes_on_in_the_same_place(
     assert (again.info.run_id, again.info.status, sorted(trials)) == (top.info.run_id, "FINISHED", [0, 1, 2])
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_costs_the_run_nothing(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> None:
         raise ConnectionError("the server is gone")
@@ -299,6 +303,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         trackers_for(["tensorboard:here"])
 
 
+@pytest.mark.slow
 def test_nothing_is_tracked_unless_asked_for() -> None:
     assert checked_options(task="regression").track is None
     assert parse_trackers(()) is None

@@ -25,6 +25,7 @@ def _weights(result: loop.Trained) -> list[torch.Tensor]:
     return list(result.model.module.state_dict().values())
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "convnet"})
@@ -34,6 +35,7 @@ def test_same_seed_same_weights_other_seed_other_weights() -> None:
     assert [check.score for check in once.history] == [check.score for check in again.history]
 
 
+@pytest.mark.slow
 def test_a_training_measured_by_the_clock_repeats_from_its_number_of_steps() -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
@@ -43,6 +45,7 @@ def test_a_training_measured_by_the_clock_repeats_from_its_number_of_steps() -> 
     assert all(torch.equal(a, b) for a, b in zip(_weights(measured), _weights(repeated), strict=True))
 
 
+@pytest.mark.slow
 def test_a_training_that_would_run_over_its_time_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
@@ -59,6 +62,7 @@ def test_a_training_that_would_run_over_its_time_is_shortened(monkeypatch: pytes
     assert now[0] < 44.0
 
 
+@pytest.mark.slow
 def test_a_training_measured_on_a_slow_moment_is_lengthened_early(monkeypatch: pytest.MonkeyPatch) -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
@@ -122,6 +126,7 @@ def test_the_last_look_is_at_the_end_and_the_others_lie_evenly_before_it(total: 
     assert np.ptp(np.diff([0, *places])) <= 1
 
 
+@pytest.mark.slow
 def test_a_losing_training_ends_at_its_check() -> None:
     class Impatient(Unwatched):
         def on_check(self, fraction: float, score: float) -> bool:
@@ -140,6 +145,7 @@ def test_a_losing_training_ends_at_its_check() -> None:
     assert (result.state, result.steps) == ("pruned", 40)
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_ends_after_the_step_with_a_checked_model() -> None:
     facts, splits = prepared("classification")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
@@ -154,6 +160,7 @@ def test_a_request_to_stop_ends_after_the_step_with_a_checked_model() -> None:
     assert (result.state, result.steps, len(result.history)) == ("interrupted", 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "kept"),
     [
@@ -184,6 +191,7 @@ def test_the_last_weights_are_kept_unless_earlier_ones_were_clearly_better(
     assert all(map(torch.equal, of_kept.values(), _weights(result)))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_an_error() -> None:
     facts, splits = prepared("regression")
     recipe = Recipe("linear", "squared", {}, learning_rate=math.inf, batch_size=16)
@@ -243,6 +251,7 @@ def test_the_average_of_weights_is_the_one_computed_by_hand() -> None:
     torch.testing.assert_close(average.state()["weight"], torch.full((1, 2), by_hand))
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_kept_only_where_they_score_better(monkeypatch: pytest.MonkeyPatch) -> None:
     facts, splits = prepared("regression")
     recipe = replace(build_space(facts, splits.train).known_good({"family": "mlp"})[0], averaging=0.5)
@@ -252,6 +261,7 @@ def test_averaged_weights_are_kept_only_where_they_score_better(monkeypatch: pyt
         assert trained(recipe, facts, splits, pace=Pace(steps=80)).averaged is averaged
 
 
+@pytest.mark.slow
 def test_without_a_validation_set_nothing_is_looked_at_and_the_last_weights_stay() -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
@@ -264,6 +274,7 @@ def test_without_a_validation_set_nothing_is_looked_at_and_the_last_weights_stay
         assert all(map(torch.equal, _weights(blind), _weights(watched)))
 
 
+@pytest.mark.slow
 def test_a_training_can_take_over_what_another_model_was_calibrated_with() -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
@@ -274,6 +285,7 @@ def test_a_training_can_take_over_what_another_model_was_calibrated_with() -> No
     assert (second.temperature, second.head, second.preparation) == (0.6, first.head, first.preparation)
 
 
+@pytest.mark.slow
 def test_a_training_can_go_on_from_the_weights_of_another() -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from browsing import chrome, opened, until
+from browsing import opened, until
+from conftest import graph_of
 from PIL import Image
-from test_serve import bomb, graph_of, running, settings_of
-from test_serve_page import DETAILS, alert, file_of, give, stroke
+from test_serve import bomb, running, settings_of
+from test_serve_page_browser import DETAILS, alert, file_of, give, stroke
 
 from pixelfit.automl import Run, fit
 from pixelfit.options import checked_options
@@ -27,14 +28,19 @@ pytestmark = pytest.mark.browser
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A regression on 4,000 real digits, long enough to know them."""
     options = checked_options(
-        task="regression", trials=2, steps=300, augment="rotate,scale,shear,shift", out=tmp_path_factory.mktemp("digits") / "run"
+        task="regression",
+        trials=2,
+        steps=300,
+        folds=1,
+        augment="rotate,scale,shear,shift",
+        out=tmp_path_factory.mktemp("digits") / "run",
     )
     return fit("mnist-5k", options, progress=Silent())
 
 
 @contextmanager
-def served_page(chromium: str, settings: Settings, *, width: int = 1440) -> Iterator[Json]:
-    with running(settings) as client, chrome(chromium) as browser:
+def served_page(browser: Json, settings: Settings, *, width: int = 1440) -> Iterator[Json]:
+    with running(settings) as client:
         page, complaints, strange = opened(browser, str(client.base_url) + "/", width)
         until(page, "document.querySelector('#facts').textContent !== ''")
         yield page
@@ -44,8 +50,8 @@ def served_page(chromium: str, settings: Settings, *, width: int = 1440) -> Iter
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_a_drawn_seven_is_read_as_one(width: int, digits_run: Run, chromium: str) -> None:
-    with served_page(chromium, settings_of(digits_run), width=width) as page:
+def test_a_drawn_seven_is_read_as_one(width: int, digits_run: Run, browser: Json) -> None:
+    with served_page(browser, settings_of(digits_run), width=width) as page:
         assert page.inner_text("h1") == "Predict digit"
         stroke(page, (0.3, 0.25), (0.68, 0.25), (0.45, 0.8))
         page.wait_for_selector(DETAILS)
@@ -56,14 +62,14 @@ def test_a_drawn_seven_is_read_as_one(width: int, digits_run: Run, chromium: str
         assert digits_run.predictor.version in page.inner_text("#fine-print")
 
 
-def test_a_dropped_file_is_predicted_and_a_photograph_is_called_unlike(digits_run: Run, chromium: str) -> None:
+def test_a_dropped_file_is_predicted_and_a_photograph_is_called_unlike(digits_run: Run, browser: Json) -> None:
     digit = digits_run.folder.read_held_out()
     file = io.BytesIO()
     Image.fromarray(digit.pictures[0, ..., 0]).save(file, "PNG")
     noise = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(noise, "PNG")
     expected = float(digits_run.predictor.predict(digit.pictures[:1])[0])
-    with served_page(chromium, settings_of(digits_run)) as page:
+    with served_page(browser, settings_of(digits_run)) as page:
         content = list(file.getvalue())
         page.evaluate(
             """(content) => {
@@ -82,16 +88,16 @@ def test_a_dropped_file_is_predicted_and_a_photograph_is_called_unlike(digits_ru
         assert "Unlike anything seen in training: do not rely on this prediction." in page.inner_text("#shown")
 
 
-def test_a_bomb_is_refused_in_a_plain_sentence(digits_run: Run, chromium: str) -> None:
-    with served_page(chromium, settings_of(digits_run)) as page:
+def test_a_bomb_is_refused_in_a_plain_sentence(digits_run: Run, browser: Json) -> None:
+    with served_page(browser, settings_of(digits_run)) as page:
         give(page, file_of("bomb.png", bomb()))
         assert alert(page) == "The picture has 100 million pixels (10000 × 10000); at most 50 million are taken."
         assert not page.is_visible(DETAILS)
 
 
-def test_the_token_is_asked_for_and_kept(digits_run: Run, chromium: str) -> None:
+def test_the_token_is_asked_for_and_kept(digits_run: Run, browser: Json) -> None:
     graph_of(digits_run)
-    with served_page(chromium, settings_of(digits_run, token="open-sesame")) as page:
+    with served_page(browser, settings_of(digits_run, token="open-sesame")) as page:
         page.fill("#token", "wrong")
         page.keyboard.press("Enter")
         stroke(page, (0.5, 0.2), (0.5, 0.8))

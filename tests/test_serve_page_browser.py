@@ -16,7 +16,7 @@ from types import TracebackType
 
 import numpy as np
 import pytest
-from browsing import chrome, opened, until
+from browsing import opened, until
 from conftest import HOSTILE
 from PIL import Image
 
@@ -186,13 +186,6 @@ class Stub:
 
 
 DETAILS = ".heat canvas"  # there once all that is said of a picture is shown
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Json]:
-    """One for all tests, each of which has pages of its own."""
-    with chrome(chromium) as started:
-        yield started
 
 
 @contextmanager
@@ -772,10 +765,10 @@ def test_it_follows_dark_and_still(browser: Json) -> None:
     with Stub(about("number")) as stub:
         page = browser.new_page(color_scheme="dark", reduced_motion="reduce")
         page.goto(stub.address)
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
-        page.evaluate("document.querySelector('#result').setAttribute('aria-busy', 'true')")
-        assert page.evaluate("getComputedStyle(document.querySelector('#result'), '::before').animationName") == "none"
-        page.emulate_media(color_scheme="light", reduced_motion="no-preference")
         # Waited for: a busy browser draws anew only some frames after its medium has changed.
-        page.wait_for_function("getComputedStyle(document.body).backgroundColor == 'rgb(255, 255, 255)'")
-        page.wait_for_function("getComputedStyle(document.querySelector('#result'), '::before').animationName == 'run'")
+        until(page, "getComputedStyle(document.body).backgroundColor == 'rgb(20, 23, 27)'")
+        page.evaluate("document.querySelector('#result').setAttribute('aria-busy', 'true')")
+        until(page, "getComputedStyle(document.querySelector('#result'), '::before').animationName == 'none'")
+        page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+        until(page, "getComputedStyle(document.body).backgroundColor == 'rgb(255, 255, 255)'")
+        until(page, "getComputedStyle(document.querySelector('#result'), '::before').animationName == 'run'")
