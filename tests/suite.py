@@ -106,6 +106,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def _refuse_processes_and_training() -> None:
     """Fail what ``--fast`` should have left out, so that its promise is kept by whoever writes the next test."""
+    import forks
+
     from pixelfit.training import loop
 
     def refused(*_: object, **__: object) -> None:
@@ -115,7 +117,11 @@ def _refuse_processes_and_training() -> None:
         if event in _PROCESSES and _under_way:
             pytest.fail(f"it starts a process ({event}): mark it `slow`, so that scripts/test-fast leaves it out")
 
+    def not_forked() -> None:
+        pytest.fail("it starts a process (forks): mark it `slow`, so that scripts/test-fast leaves it out")
+
     loop.train_as_one_of = refused  # type: ignore[assignment]
+    forks._server = not_forked
     sys.addaudithook(heard)
 
 

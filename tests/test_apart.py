@@ -98,6 +98,7 @@ def test_what_a_trial_does_costs_that_trial_alone(family: str, error: str, data:
         assert run(apart, recipe_of(data)).trial.state == "complete"
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_ended(data: tuple[Facts, Splits]) -> None:
     with engine(data, silent_s=5.0) as apart:
         outcome = run(apart, recipe_of(data, "hangs"))
@@ -113,6 +114,7 @@ def test_a_trial_that_hangs_is_ended(data: tuple[Facts, Splits]) -> None:
         assert run(apart, baseline, pace=Pace(seconds=0.0), purpose="baseline").trial.state == "complete"
 
 
+@pytest.mark.slow
 def test_a_trial_that_takes_too_much_memory_is_tried_with_smaller_batches(data: tuple[Facts, Splits]) -> None:
     said: list[str] = []
 
@@ -130,6 +132,7 @@ def test_a_trial_that_takes_too_much_memory_is_tried_with_smaller_batches(data: 
         assert run(apart, recipe_of(data)).trial.state == "complete"
 
 
+@pytest.mark.slow
 def test_memory_is_planned_before_a_trial_starts(data: tuple[Facts, Splits]) -> None:
     said: list[str] = []
 
@@ -167,6 +170,7 @@ def test_a_nursery_that_dies_is_replaced(data: tuple[Facts, Splits]) -> None:
     assert not psutil.Process().children()
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_reaches_a_trial(data: tuple[Facts, Splits]) -> None:
     deadline = Deadline(None)
 

@@ -324,6 +324,7 @@ def test_a_search_finds_out_what_is_safe_and_keeps_to_it(probed: tuple[Run, list
     assert "\n" not in line
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_verdicts_and_escapes_them(probed: tuple[Run, list[str]], tmp_path: Path) -> None:
     run, _ = probed
     page = run.folder.report_file.read_text(encoding="utf-8")
@@ -340,6 +341,7 @@ def test_the_report_shows_the_verdicts_and_escapes_them(probed: tuple[Run, list[
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_were_verdicts_can_be_drawn(probed: tuple[Run, list[str]], tmp_path: Path) -> None:
     folder = RunFolder(opened_copy(probed[0].folder.path, tmp_path / "old"))
     (folder.path / "augmentation.json").unlink()

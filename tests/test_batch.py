@@ -122,6 +122,7 @@ def test_classes_have_probabilities_and_sets(classification_run: Run, folder: Pa
     assert "set" not in without[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["regression_run", "classification_run", "numbers_run", "labels_run"])
 def test_parquet_holds_what_csv_does_with_numbers_as_numbers(fixture: str, request: pytest.FixtureRequest, folder: Path) -> None:
     run: Run = request.getfixturevalue(fixture)
@@ -241,6 +242,7 @@ def test_what_was_begun_with_other_pictures_is_not_gone_on_with(regression_run: 
     assert part.exists()
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_a_table_that_can_be_gone_on_with(regression_run: Run, tmp_path: Path) -> None:
     """The process is killed while it waits for more of standard input."""
     pictures = bars(600, seed=5)[0]

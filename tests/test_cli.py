@@ -239,6 +239,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_search_and_still_gives_everything(tmp_path: Path) -> None:
     process = forks.Popen(
         [sys.executable, "-u", "-m", "pixelfit", "fit", "mnist-5k", "--budget", "20m", "--out", "run"],

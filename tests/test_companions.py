@@ -57,6 +57,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return found
 
 
+@pytest.mark.slow
 def test_drawing_again_gives_the_same_bytes_wherever_the_folder_lies(run: Run, tmp_path: Path) -> None:
     moved = RunFolder(opened_copy(run.folder.path, tmp_path / "moved"))
     report.draw(moved)
@@ -64,6 +65,7 @@ def test_drawing_again_gives_the_same_bytes_wherever_the_folder_lies(run: Run, t
         assert (moved.path / name).read_bytes() == (run.folder.path / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_record_says_what_the_run_scored(run: Run) -> None:
     record, scores = read_json(run.folder.path / "report.json"), run.folder.read("scores.json")
     assert record["format"] == 1
@@ -182,6 +184,7 @@ def test_hostile_names_are_text_everywhere_in_the_card(first: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_card_says_what_the_run_scored(run: Run) -> None:
     card = (run.folder.path / "model-card.md").read_text(encoding="utf-8")
     for name, one in run.scores.test.items():
@@ -243,6 +246,7 @@ def test_hostile_names_are_literals_in_the_notebook_and_text_in_its_words(first:
     assert not any(f"<{tag}" in html for tag in ("script", "a ", "img", "strong", "em>", "s>", "hr"))
 
 
+@pytest.mark.slow
 def test_every_cell_of_every_kind_is_python(run: Run) -> None:
     written = run.folder.read("notebook.ipynb")
     nbformat.validate(written)

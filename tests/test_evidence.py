@@ -112,6 +112,7 @@ class Corner:
         return np.stack([1 - bright, bright], axis=1) if self.classes else bright
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [False, True])
 def test_saliency_finds_what_the_prediction_depends_on(classes: bool) -> None:
     pictures, columns = bars(100)

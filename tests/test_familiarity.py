@@ -107,6 +107,7 @@ def test_it_is_saved_and_read_back_and_missed_where_it_is_not(regression_run: Ru
         without.predict_strangeness(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["regression_run", "classification_run", "numbers_run", "labels_run"])
 def test_a_run_remembers_its_training_pictures(fixture: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(fixture)

@@ -123,6 +123,7 @@ def test_a_folded_run_is_whole(folded: automl.Run) -> None:
     assert (load(folder.path).predict(pictures) == folded.predictor.predict(pictures)).all()
 
 
+@pytest.mark.slow
 def test_its_report_speaks_of_folds(folded: automl.Run) -> None:
     draw(folded.folder)
     page = folded.folder.report_file.read_text()
@@ -131,6 +132,7 @@ def test_its_report_speaks_of_folds(folded: automl.Run) -> None:
     assert "epochs in each of 3 folds" in page
 
 
+@pytest.mark.slow
 def test_validation_predictions_are_by_models_that_have_not_seen_the_picture(folded: automl.Run) -> None:
     _, splits = read(bars(150), checked_options(task="regression", folds=3), Silent())
     trial = folded.trials[-1]
@@ -247,6 +249,7 @@ def test_one_temperature_for_all_folds_is_the_likeliest_over_all_of_them() -> No
     assert chosen == TEMPERATURES[int(np.argmin(losses))]
 
 
+@pytest.mark.slow
 def test_what_is_calibrated_on_are_held_out_predictions(folded: automl.Run) -> None:
     facts, splits = prepared_in_folds(3)
     trial = folded.trials[-1]

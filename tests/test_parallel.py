@@ -380,6 +380,7 @@ class Noting(Unwatched):
 
 @pytest.mark.slow
 @pytest.mark.own_processes
+@pytest.mark.long("four processes that load torch")
 def test_ranks_that_are_processes_train_stop_and_go_on(tmp_path: Path) -> None:
     job, monitor = job_of("linear", pace=Pace(steps=400)), Noting()
     whole = trained(ALONE, job)

@@ -355,6 +355,7 @@ def test_a_budget_goes_on_from_what_was_left(tmp_path: Path) -> None:
         assert deadline.left() < 41.0
 
 
+@pytest.mark.slow
 def test_a_search_killed_with_its_budget_running_goes_on(tmp_path: Path) -> None:
     """The command line, a real kill, and a clock: the budget counts what was used before."""
     rows = bars(120)

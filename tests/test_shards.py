@@ -265,6 +265,7 @@ def test_no_more_is_in_memory_than_a_few_pictures(tmp_path: Path, monkeypatch: p
     assert [len(made[0].members) for _ in tars.entries(io.BytesIO(tar_of([picture(0)] * 5, 0)), lambda name: True)] == [0] * 10
 
 
+@pytest.mark.slow
 def test_a_part_is_there_whole_or_not_at_all_and_each_row_once_after_kills(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     make_shards(folder, shards=30, rows=60)

@@ -123,6 +123,7 @@ def command(where: Path, *words: str) -> None:
     forks.run([sys.executable, "-P", "-m", "pixelfit", "track", *words], cwd=where, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.long("two commands, each of which loads MLflow and lays out a database")
 def test_a_database_that_is_gone_or_another_one_is_told_all_again(folder: RunFolder, tmp_path: Path, database: str) -> None:
     word = "mlflow:sqlite:///mlflow.db"
