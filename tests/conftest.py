@@ -102,8 +102,11 @@ def data_folder() -> Path:
     pytest.skip("real data are not at hand: set PIXELFIT_DATA to a folder with mnist/ and houses/ to run this test")
 
 
+MadeOnce = Callable[[str, Callable[[Path], Any]], Any]
+
+
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Callable[[Path], Any]], Any]]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeOnce]:
     """A function that makes what all tests share: by its name once a session, whichever worker is first, in a folder of its own.
 
     What is made is for reading. A run's folder is looked at when the session ends: a file that a test changed fails the last one.
@@ -127,9 +130,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
     yield made
     for folder in folders:
         assert not damaged(folder / "run"), "a test has changed what all tests share"
-
-
-MadeOnce = Callable[[str, Callable[[Path], Any]], Any]
 
 
 def _finished(folder: Path, **options: object) -> Run:
