@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -173,6 +174,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         if alive in select.select([listening, alive], [], [])[0]:
+            shutil.rmtree(Path(address).parent, ignore_errors=True)
             return
         told = listening.accept()[0]
         if os.fork() == 0:
@@ -211,6 +213,7 @@ def _be(request: dict[str, Any], files: Sequence[int], address: str) -> NoReturn
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    sys.path[:0] = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
     unbuffered = "PYTHONUNBUFFERED" in os.environ
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1 if unbuffered else -1)  # noqa: SIM115

@@ -7,12 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 import pixelfit.report
 from pixelfit.compare import Comparison
 from pixelfit.errors import OptionError
 from pixelfit.files import write_rows, write_text
+from pixelfit.templates import template
 
 _STYLE = Path(pixelfit.report.__file__).parent / "style.css"
 
@@ -29,14 +28,8 @@ def write(comparison: Comparison, file: Path) -> None:
 
 
 def _html(comparison: Comparison) -> str:
-    engine = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return engine.get_template("compare.html.j2").render(style=_STYLE.read_text(encoding="utf-8"), comparison=comparison)
+    style = _STYLE.read_text(encoding="utf-8")
+    return template(Path(__file__).with_name("compare.html.j2")).render(style=style, comparison=comparison)
 
 
 def _csv(comparison: Comparison) -> str:

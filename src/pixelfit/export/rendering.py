@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pixelfit import metrics
 from pixelfit.export.layers import layers_of
 from pixelfit.models import FAMILIES
 from pixelfit.models.heads import SMOOTHED, head_to_json
 from pixelfit.models.model import Model
+from pixelfit.templates import template
 from pixelfit.training.recipe import Augmentation, Recipe
 from pixelfit.types import Facts, Json, Kind
 from pixelfit.words import number_of
@@ -54,14 +53,7 @@ def rendered(name: str, story: Story, model: Model, facts: Facts) -> str:
         f"Train trial {trial['number']} of the pixelfit run {_plain(story.run)} again "
         f"({FAMILIES[recipe.family].what}; data: {_plain(facts.data)})."
     )
-    engine = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return engine.get_template("train.py.j2").render(
+    return template(Path(__file__).with_name("train.py.j2")).render(
         about=textwrap.fill(about, _WIDTH),
         name=_plain(name),
         story=textwrap.fill(" ".join(_sentences(name, story, facts)), _WIDTH),

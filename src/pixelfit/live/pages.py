@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pixelfit import report
 from pixelfit.live.server import HTML, STYLE, Answer
 from pixelfit.runs import RunFolder
+from pixelfit.templates import template
 from pixelfit.types import Json
 
 HERE = Path(__file__).parent
@@ -19,12 +18,9 @@ _DIGEST = re.compile(r"'sha256-[A-Za-z0-9+/]{43}='")
 _NOWHERE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-def rendered(template: str, **values: Json) -> str:
+def rendered(name: str, **values: Json) -> str:
     """A page from its template; every value is escaped."""
-    engine = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return engine.get_template(template).render(**values)
+    return template(HERE / name).render(**values)
 
 
 def style() -> Answer:

@@ -7,10 +7,9 @@ import hashlib
 import re
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pixelfit.files import write_text
 from pixelfit.runs import RunFolder
+from pixelfit.templates import template
 from pixelfit.words import number_of
 
 _HERE = Path(__file__).parent
@@ -28,11 +27,8 @@ def draw(folder: RunFolder) -> None:
 
     saved = read(folder)
     content = page(saved)
-    engine = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     scripts, charts = charts_html(content.charts)
-    html = engine.get_template("report.html.j2").render(
+    html = template(_HERE / "report.html.j2").render(
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
         script=(_HERE / "report.js").read_text(encoding="utf-8"),
         policy=_POLICY,
