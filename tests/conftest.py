@@ -27,6 +27,7 @@ from nets import FULL_SIZE, SMALL
 from PIL import Image
 from shared import SHARED
 
+from pixelfit import metrics
 from pixelfit.automl import Run, fit
 from pixelfit.export import export
 from pixelfit.models import FAMILIES
@@ -66,6 +67,17 @@ def _no_charts(charts: Mapping[str, object]) -> tuple[Markup, dict[str, Markup]]
     return Markup(""), {name: Markup("") for name in charts}
 
 
+# What a fit does besides training takes longer than to train the smallest nets: module, constant, its value here, the usual one.
+_SMALLER = [
+    (module, constant, smaller, getattr(module, constant))
+    for module, constant, smaller in (
+        (importlib.import_module("pixelfit.evidence.likeness"), "_TREES", 20),  # the package has functions of these names, too
+        (importlib.import_module("pixelfit.evidence.saliency"), "_PATCHES", 3),
+        (metrics, "RESAMPLES", 200),
+    )
+]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _small_trials_here() -> Iterator[None]:
     """Trials are small and run in this process, where they see what a test has patched."""
@@ -74,8 +86,8 @@ def _small_trials_here() -> Iterator[None]:
         for module in _BEGIN_PROCESSES:
             patched.setattr(module, "subprocess", forks.stand_in())
         patched.setattr(plots, "charts_html", _no_charts)
-        # Of 100, which take longer than the training. By its name: the package has a function of the same one.
-        patched.setattr(importlib.import_module("pixelfit.evidence.likeness"), "_TREES", 20)
+        for module, constant, smaller, _ in _SMALLER:
+            patched.setattr(module, constant, smaller)
         for name, family in SMALL.items():
             patched.setitem(FAMILIES, name, family)
         yield
@@ -83,7 +95,7 @@ def _small_trials_here() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As users have it in tests that are so marked: trials in processes of their own, how these begin, large nets, charts."""
+    """As users have it, in tests that are so marked: trials in processes of their own, how these begin, large nets, charts."""
     if request.node.get_closest_marker("apart") is not None:
         monkeypatch.setattr(Nursery, "can_be", staticmethod(_CAN_BE))
     if request.node.get_closest_marker("own_processes") is not None:
@@ -94,6 +106,8 @@ def _as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.node.get_closest_marker("full_size") is not None:
         for name, family in FULL_SIZE.items():
             monkeypatch.setitem(FAMILIES, name, family)
+        for module, constant, _, usual in _SMALLER:
+            monkeypatch.setattr(module, constant, usual)
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,7 @@ class Corner:
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.parametrize("classes", [False, True])
 def test_saliency_finds_what_the_prediction_depends_on(classes: bool) -> None:
     pictures, columns = bars(100)
@@ -135,6 +136,7 @@ def test_saliency_finds_what_the_prediction_depends_on(classes: bool) -> None:
         np.testing.assert_array_equal(each.picture, test.store[test.rows[test.refs.index(each.ref)]])
 
 
+@pytest.mark.full_size
 def test_saliency_keeps_to_its_time() -> None:
     pictures, columns = bars(100)
     facts, _, test = split_of(pictures, columns.astype(float))

@@ -36,6 +36,7 @@ def test_classification_metrics_agree_with_scikit_learn(rng: np.random.Generator
     assert (metrics.confusion_matrix(targets, probabilities) == expected).all()
 
 
+@pytest.mark.full_size
 def test_bootstrap_interval_of_a_mean_has_its_known_width(regression_run: Run, rng: np.random.Generator) -> None:
     targets = np.zeros(400)
     predictions = rng.normal(0, 1, 400)
@@ -45,6 +46,14 @@ def test_bootstrap_interval_of_a_mean_has_its_known_width(regression_run: Run, r
     assert measured.value == pytest.approx(errors.mean())
     assert measured.high - measured.value == pytest.approx(half_width, rel=0.2)
     assert measured.value - measured.low == pytest.approx(half_width, rel=0.2)
+
+
+def test_an_interval_holds_the_value_that_it_is_of(regression_run: Run) -> None:
+    targets = np.tile([0.0, 1.0, 2.0, 3.0], 5)
+    # No resample has the same mean as the whole, but in a few: R² of it is 0 in the whole and below that in them.
+    measured = metrics.measure_with_intervals(regression_run.facts, targets, np.full(20, targets.mean()), seed=0)["r2"]
+    assert (measured.value, measured.high) == (0.0, 0.0)
+    assert measured.low < 0
 
 
 def test_bootstrap_repeats_with_its_seed(regression_run: Run, rng: np.random.Generator) -> None:

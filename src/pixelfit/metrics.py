@@ -335,12 +335,13 @@ def measure(facts: Facts, targets: Array, predictions: Array) -> dict[str, float
 
 def measure_with_intervals(facts: Facts | Yardstick, targets: Array, predictions: Array, *, seed: int) -> dict[str, Interval]:
     """Every metric with a 95 % percentile bootstrap interval over the rows (Efron 1979), 1,000 resamples."""
-    return _with_intervals(metrics_for(facts), targets, predictions, seed)
+    return _with_intervals(metrics_for(facts), targets, predictions, seed, resamples=RESAMPLES)
 
 
 def measure_each(targets: Array, predictions: Array, *, seed: int) -> list[dict[str, Interval]]:
     """For each target of (N, T) its RMSE, MAE and R², with intervals as ``measure_with_intervals`` gives them."""
-    return [_with_intervals(_OF_NUMBER, true, said, seed) for true, said in zip(targets.T, predictions.T, strict=True)]
+    pairs = zip(targets.T, predictions.T, strict=True)
+    return [_with_intervals(_OF_NUMBER, true, said, seed, resamples=RESAMPLES) for true, said in pairs]
 
 
 def ranking_interval(facts: Facts, targets: Array, predictions: Array) -> Interval:
@@ -364,9 +365,7 @@ _HITS: Mapping[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def _with_intervals(
-    chosen: Metrics, targets: Array, predictions: Array, seed: int, *, resamples: int = RESAMPLES
-) -> dict[str, Interval]:
+def _with_intervals(chosen: Metrics, targets: Array, predictions: Array, seed: int, *, resamples: int) -> dict[str, Interval]:
     rng = np.random.default_rng(seed)
     resampled: dict[str, list[float]] = {name: [] for name in chosen}
     by_rows = {name: _BY_ROWS[name](targets, predictions) for name in chosen if name in _BY_ROWS}
@@ -375,10 +374,13 @@ def _with_intervals(
         drawn_targets, drawn_predictions = targets[rows], predictions[rows]
         for name, metric in chosen.items():
             resampled[name].append(by_rows[name](rows) if name in by_rows else metric(drawn_targets, drawn_predictions))
-    return {
-        name: Interval(metric(targets, predictions), *map(float, np.quantile(resampled[name], (0.025, 0.975))))
-        for name, metric in chosen.items()
-    }
+    return {name: _around(metric(targets, predictions), resampled[name]) for name, metric in chosen.items()}
+
+
+def _around(value: float, resampled: Sequence[float]) -> Interval:
+    """From one percentile to the other, with the value, which is above all resamples' where it is the highest there can be."""
+    low, high = map(float, np.quantile(resampled, (0.025, 0.975)))
+    return Interval(value, min(low, value), max(high, value))
 
 
 # Metrics that can be had of a resample's rows with less work than of the targets and predictions drawn.
