@@ -199,6 +199,7 @@ def test_a_trial_is_judged_by_its_looks(data: tuple[Facts, Splits]) -> None:
     assert passed.trial.state == "complete"
 
 
+@pytest.mark.long("a process that loads all that trials need, and two trainings at once and one after the other")
 @pytest.mark.slow
 @pytest.mark.own_processes
 def test_trials_run_side_by_side(data: tuple[Facts, Splits]) -> None:
@@ -219,7 +220,7 @@ def test_trials_run_side_by_side(data: tuple[Facts, Splits]) -> None:
             while not all(future.done() for future in side_by_side):
                 seen = max(seen, len(psutil.Process().children(recursive=True)))
                 assert time.monotonic() - begun < 120
-                threading.Event().wait(0.02)
+                threading.Event().wait(0.1)  # asking takes a part of the core
             outcomes = [future.result() for future in side_by_side]
     assert seen == 5  # the nursery; for each trial one that waits for it, and its own
     for number, outcome in enumerate(outcomes, start=1):
