@@ -317,6 +317,32 @@ def test_of_few_short_trainings_the_first_recipe_is_looked_at_again_beside_the_b
     assert [plan.continues for plan, _ in begun.state._second_round()] == goes_on
 
 
+@pytest.mark.slow
+def test_nothing_more_is_begun_once_the_time_is_up(tmp_path: Path) -> None:
+    begun = _Begun(tmp_path)
+    begun.state.slice_s = 0.01
+    for error in (1.5, 1.0, 1.2, 1.3):
+        begun.ended("portfolio", 1.0, error, epochs=2.0)
+    steps = begun.state._second_round()
+    assert next(steps)[0].continues == 0
+    begun.state.deadline = Deadline(0.0)
+    assert list(steps) == []
+    assert list(begun.state._finals([])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sampled", "pays"), [((0.5, 0.25), True), ((2.0,) * 20, False)])
+def test_recipes_are_sampled_while_they_gain_more_than_their_time_would(
+    tmp_path: Path, sampled: tuple[float, ...], pays: bool
+) -> None:
+    begun = _Begun(tmp_path)
+    begun.state.slice_s = 5.0
+    for purpose, errors in (("portfolio", (1.0, 1.2)), ("second round", (0.9, 1.0)), ("sampled", sampled)):
+        for error in errors:
+            begun.ended(purpose, 1.0, error)
+    assert begun.state._finding_pays() is pays
+
+
 def test_members_are_fast_enough_together() -> None:
     rng = np.random.default_rng(0)
     targets = rng.normal(size=400)

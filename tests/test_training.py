@@ -46,6 +46,14 @@ def test_a_training_measured_by_the_clock_repeats_from_its_number_of_steps() -> 
 
 
 @pytest.mark.slow
+def test_a_training_whose_time_is_up_takes_the_fewest_steps() -> None:
+    facts, splits = prepared("regression")
+    recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
+    result = trained(recipe, facts, splits, pace=Pace(seconds=1e-6, most_epochs=5.0))
+    assert 1 <= result.steps <= loop.FEWEST_STEPS
+
+
+@pytest.mark.slow
 def test_a_training_that_would_run_over_its_time_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     facts, splits = prepared("regression")
     recipe, _ = build_space(facts, splits.train).known_good({"family": "mlp"})
